@@ -1,0 +1,1 @@
+"""Calipers: zero-shot and few-shot adaptation of CLIP, one command for every method."""
