@@ -1,0 +1,131 @@
+"""Composing and checking the configuration, and ending a command line. Imports no torch."""
+
+import difflib
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_DIR = ROOT / "conf"
+UNWRITABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose `conf/config.yaml` with command-line `overrides`, outside a Hydra run."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides))
+
+
+def build(node: DictConfig, **values: Any) -> Any:  # noqa: ANN401 (whatever `_target_` makes)
+    """Call the node's `_target_` with its settings and `values`.
+
+    Unlike `instantiate` alone, an exception of the target arrives as it was raised.
+    """
+    return instantiate(node, _partial_=True, _convert_="all")(**values)
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check what every command needs.
+
+    Raises:
+        UserError: a mandatory value is missing, or `shots` or `seed` is out of range.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]} has no value: give `{missing[0]}=...` on the command line.")
+    if not isinstance(cfg.shots, int) or isinstance(cfg.shots, bool) or cfg.shots < 1:
+        raise UserError(f"shots={cfg.shots} is not a number of images per class: give 1 or more.")
+    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed} is not a seed: give an integer from 0.")
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command line; a user's mistake ends it with one message and exit code 2.
+
+    Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        fail(message)
+
+
+def fail(message: str) -> None:
+    """Print one message to stderr and exit with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def explain(error: Exception) -> str | None:
+    """Say what the user can mend, or None if the exception is a bug."""
+    match error:
+        case UserError():
+            return str(error)
+        case MissingConfigException():
+            return _unknown_choice(error)
+        case HydraException():
+            return _invalid_override(error)
+        case OSError(errno=number, filename=str(name)) if number in UNWRITABLE:
+            return f"cannot write {name}: {error.strerror}. Choose another folder or free it."
+    return None
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not options:
+        return _invalid_override(error)
+    return f"there is no {group} called {name!r}. {_near(name, options)}Choices: " + (
+        f"{', '.join(options)}."
+    )
+
+
+def _invalid_override(error: HydraException) -> str:
+    message = str(error)
+    if key := re.search(r"Could not override '([^'@]+)", message):
+        known = _keys(OmegaConf.to_container(compose([])))
+        return (
+            f"the configuration has no key {key[1]!r}. {_near(key[1], known)}"
+            "`--help` lists the keys."
+        )
+    return " ".join(line.strip() for line in message.split("See https")[0].splitlines())
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 (any YAML value)
+    if not isinstance(node, dict):
+        return []
+    return [
+        key
+        for name, child in node.items()
+        for key in (f"{prefix}{name}", *_keys(child, f"{prefix}{name}."))
+    ]

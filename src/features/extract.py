@@ -1,0 +1,154 @@
+"""Running the frozen CLIP over images, once: a Lightning predict loop that writes shards."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.images import ImageDataset, Item
+from src.errors import UserError
+from src.features.clip import FrozenClip
+from src.features.store import EntryWriter
+
+
+class ImageBatches(Dataset[dict[str, Any] | UserError]):
+    """Decoded and preprocessed images, a batch an item.
+
+    A batch is `images` float32 `[n, 3, h, w]`, `label` int64 `[n]` and its `shard`. An image that
+    cannot be read makes its whole batch the `UserError` that says so: raised here, inside a
+    loader's worker process, the message would drown in the worker's traceback.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        items: Sequence[Item],
+        transform: Callable[[Image.Image], Tensor],
+        batches: Sequence[tuple[int, range]],
+    ) -> None:
+        self.dataset, self.items, self.transform, self.batches = dataset, items, transform, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
+        shard, rows = self.batches[index]
+        items = self.items[rows.start : rows.stop]
+        try:
+            images = torch.stack([self.transform(self.dataset.load(item)) for item in items])
+        except UserError as error:
+            return error
+        return {"shard": shard, "images": images, "label": torch.tensor([i.label for i in items])}
+
+
+class PendingBatches(LightningDataModule):
+    """The batches of the shards that the store still lacks, shared out among the processes.
+
+    Batches never cross a shard's border, so that an extraction that was interrupted computes the
+    rest in the very same batches.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        items: Sequence[Item],
+        transform: Callable[[Image.Image], Tensor],
+        writer: EntryWriter,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.items, self.transform = dataset, items, transform
+        self.writer, self.rows_per_batch = writer, batch_size
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
+        assert self.trainer is not None
+        shards = self.writer.pending[self.trainer.global_rank :: self.trainer.world_size]
+        batches = [
+            (shard, range(start, min(start + self.rows_per_batch, rows.stop)))
+            for shard in shards
+            for rows in [self.writer.rows_of(shard)]
+            for start in range(rows.start, rows.stop, self.rows_per_batch)
+        ]
+        images = ImageBatches(self.dataset, self.items, self.transform, batches)
+        # A worker takes longer to start than a few batches take to decode.
+        workers = min(os.cpu_count() or 1, len(batches) // 4)
+        return DataLoader(images, batch_size=None, num_workers=workers)
+
+
+class Encoder(LightningModule):
+    """CLIP's image tower as a predict step."""
+
+    def __init__(self, clip: FrozenClip, spatial: bool) -> None:
+        super().__init__()
+        self.clip, self.spatial = clip, spatial
+
+    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:  # noqa: ANN401 (a batch)
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def predict_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
+        if self.spatial:
+            global_features, spatial_features = self.clip.encode_image_spatial(batch["images"])
+            features = {"global": global_features, "spatial": spatial_features}
+        else:
+            features = {"global": self.clip.encode_image(batch["images"])}
+        stored = {name: tensor.to(torch.float16).cpu() for name, tensor in features.items()}
+        for name, tensor in stored.items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"CLIP's {name} features of shard {batch['shard']} are not finite in float16: "
+                    "the weights are damaged, or their precision is too low "
+                    "(try backbone.precision=32-true)."
+                )
+        return {"shard": batch["shard"], "tensors": stored | {"label": batch["label"].cpu()}}
+
+
+class ShardWriter(BasePredictionWriter):
+    """Collects batches until their shard is whole, then hands it to the store."""
+
+    def __init__(self, writer: EntryWriter) -> None:
+        super().__init__(write_interval="batch")
+        self.writer = writer
+        self._batches: list[dict[str, Tensor]] = []
+
+    def write_on_batch_end(
+        self, _: Trainer, __: LightningModule, prediction: dict[str, Any], *___: Any
+    ) -> None:
+        self._batches.append(prediction["tensors"])
+        shard = prediction["shard"]
+        if sum(len(batch["label"]) for batch in self._batches) == len(self.writer.rows_of(shard)):
+            names = self._batches[0]
+            self.writer.write(
+                shard, {name: torch.cat([batch[name] for batch in self._batches]) for name in names}
+            )
+            self._batches = []
+
+
+def extract(
+    dataset: ImageDataset,
+    items: Sequence[Item],
+    clip: FrozenClip,
+    spatial: bool,
+    writer: EntryWriter,
+    batch_size: int,
+    trainer: Trainer,
+) -> None:
+    """Fill every pending shard of `writer` with float16 features of `items`.
+
+    Raises:
+        UserError: an image is missing or cannot be decoded, or a feature is not finite.
+    """
+    trainer.callbacks.append(ShardWriter(writer))
+    data = PendingBatches(dataset, items, clip.preprocess, writer, batch_size)
+    trainer.predict(Encoder(clip, spatial), datamodule=data, return_predictions=False)
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        writer.finish()
+    trainer.strategy.barrier()

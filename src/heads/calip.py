@@ -1,0 +1,74 @@
+"""CALIP: zero-shot enhancement of CLIP by parameter-free attention (Guo et al., AAAI 2023)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Calip(nn.Module):
+    """Blend CLIP's logits with those of attended text and attended image features.
+
+    With `f` the global, `F` `[s, d]` the spatial and `T` `[c, d]` the text features, all
+    normalised, and the affinity `A = attention_factor · F Tᵀ` `[s, c]` (section 3.2; the factor
+    is the release's, SuS-X's re-implementation has 0.5):
+
+        visual-guided text    T^a = softmax over s of A, transposed, times F     [c, d]
+        text-guided visual    F^a = softmax over c of A, times T                 [s, d]
+                              f^a = mean over s + maximum over s of F^a          [d]
+        logits = scale · (f Tᵀ + beta2 · f (T^a)ᵀ + beta3 · f^a Tᵀ)              [c]
+    """
+
+    inputs = ("global", "spatial")
+    text: Tensor
+
+    def __init__(
+        self,
+        text: Float[Tensor, "c d"],
+        logit_scale: float,
+        attention_factor: float,
+        beta2: float,
+        beta3: float,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("text", F.normalize(text, dim=-1))
+        self.logit_scale = logit_scale
+        self.attention_factor = attention_factor
+        self.beta2 = beta2
+        self.beta3 = beta3
+
+    def terms(
+        self, global_features: Float[Tensor, "n d"], spatial_features: Float[Tensor, "n s d"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+        """The three logits before blending: CLIP's, beta2's and beta3's."""
+        global_features = F.normalize(global_features, dim=-1)
+        spatial_features = F.normalize(spatial_features, dim=-1)
+        affinity = self.attention_factor * spatial_features @ self.text.T
+        # f · T^a_c is the attention-weighted mean of f · F_s: no [c, d] features are needed.
+        similarity = spatial_features @ global_features.unsqueeze(-1)
+        text_term = (affinity.softmax(dim=1) * similarity).sum(dim=1)
+        attended = affinity.softmax(dim=2) @ self.text
+        pooled = attended.mean(dim=1) + attended.amax(dim=1)
+        return (
+            self.logit_scale * global_features @ self.text.T,
+            self.logit_scale * text_term,
+            self.logit_scale * pooled @ self.text.T,
+        )
+
+    def forward(
+        self, global_features: Float[Tensor, "n d"], spatial_features: Float[Tensor, "n s d"]
+    ) -> Float[Tensor, "n c"]:
+        clip, text_term, visual_term = self.terms(global_features, spatial_features)
+        return clip + self.beta2 * text_term + self.beta3 * visual_term
+
+    def lines(
+        self,
+        beta3_values: Sequence[float],
+        global_features: Float[Tensor, "n d"],
+        spatial_features: Float[Tensor, "n s d"],
+    ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]:
+        """For each beta3, `(base, direction)` with logits = base + beta2 · direction."""
+        clip, text_term, visual_term = self.terms(global_features, spatial_features)
+        for beta3 in beta3_values:
+            yield clip + beta3 * visual_term, text_term

@@ -1,0 +1,21 @@
+"""CLIP's zero-shot classifier (Radford et al., ICML 2021, section 3.1)."""
+
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ZeroShot(nn.Module):
+    """`logit_scale · f Tᵀ`, the cosine similarity of image and class text."""
+
+    inputs = ("global",)
+    text: Tensor
+
+    def __init__(self, text: Float[Tensor, "c d"], logit_scale: float) -> None:
+        """Keep the normalised text features of the classes, and the scale (100 for OpenAI's)."""
+        super().__init__()
+        self.register_buffer("text", F.normalize(text, dim=-1))
+        self.logit_scale = logit_scale
+
+    def forward(self, global_features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        return self.logit_scale * F.normalize(global_features, dim=-1) @ self.text.T

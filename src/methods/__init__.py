@@ -1,0 +1,1 @@
+"""LightningModules around the heads."""

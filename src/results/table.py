@@ -1,0 +1,49 @@
+"""Results as a table in the terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from src.results.record import Result
+
+DAGGER = "†"
+WORDS = {"dataset", "backbone", "method", "selection"}
+
+
+def show(results: Sequence[Result], title: str) -> None:
+    """Print one row per run; figures whose settings were chosen on the test split carry a †."""
+    rows = [_row(result) for result in results]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in WORDS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
+    console = Console()
+    console.print(table)
+    if any(result.selected_on_test for result in results):
+        console.print(f"{DAGGER} settings chosen on the test split: not comparable.")
+
+
+def _row(result: Result) -> dict[str, str]:
+    """The cells of a run; a column that is empty for all runs is left out."""
+    mark = DAGGER if result.selected_on_test else ""
+    return {
+        "dataset": result.dataset,
+        "backbone": result.backbone,
+        "method": result.method,
+        "shots": str(result.shots),
+        "seed": str(result.seed),
+        "selection": result.selection,
+        "accuracy": f"[bold]{result.accuracy:.2f}{mark}[/bold]",
+        "class mean": f"{result.mean_class_accuracy:.2f}",
+        "ECE": f"{result.ece:.3f}",
+        "validation": _optional(result.validation_accuracy),
+        "published": _optional(result.published),
+    }
+
+
+def _optional(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.2f}"

@@ -1,0 +1,184 @@
+"""Choosing two settings of a head on labelled images.
+
+The heads that are searched are linear in one setting, the inner one, once the other is fixed:
+logits = base + inner · direction (CALIP: beta2 within beta3; Tip-Adapter: alpha within beta).
+An image is right on an interval of the inner setting, where its class's line lies above all
+others; so one pass over the images gives, for each outer value, the accuracy at *every* inner
+value, not at a grid's alone. Only the intervals are kept, never the logits.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.errors import UserError
+
+# How far inside its interval a chosen value keeps, as a share of the interval's length in log:
+# on the very border an image's class is a matter of rounding.
+MARGIN = 0.05
+
+
+class Searchable(Protocol):
+    """A head whose logits are a line in its inner setting for each outer value."""
+
+    def lines(
+        self, outer_values: Sequence[float], *features: Tensor
+    ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]: ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of one setting: positive, from `low` to `high`, in the release's `steps`."""
+
+    setting: str
+    low: float
+    high: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high or self.steps < 1:
+            raise UserError(
+                f"the search range of {self.setting} is empty: low={self.low}, high={self.high}, "
+                f"steps={self.steps}. Give 0 < low < high and steps of 1 or more."
+            )
+
+    def grid(self) -> list[float]:
+        """Value i of n: low + i (high - low) / n, as the releases compute it; high excluded."""
+        return [self.low + i * (self.high - self.low) / self.steps for i in range(self.steps)]
+
+
+class Choice(NamedTuple):
+    """What a search chose, and its accuracy (per cent) on the images searched on."""
+
+    settings: dict[str, float]
+    accuracy: float
+
+
+def correct_interval(
+    base: Float[Tensor, "n c"], direction: Float[Tensor, "n c"], label: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Where on the line each image is classified correctly.
+
+    Returns:
+        `low` and `high` `[n]`, float64: the class `label` has the highest logit of
+        `base + x · direction` for x in the open interval (low, high); empty if low >= high.
+    """
+    base, direction = base.double(), direction.double()
+    own = label.unsqueeze(1)
+    ahead = base.gather(1, own) - base  # >= 0 where the own class leads at x = 0
+    gain = direction.gather(1, own) - direction  # how fast the lead grows
+    crossing = -ahead / gain
+    low = crossing.masked_fill(gain <= 0, -math.inf)
+    high = crossing.masked_fill(gain >= 0, math.inf)
+    # Parallel lines never cross: the image is right nowhere if another class leads. Of equal
+    # lines the first wins, as argmax has it.
+    first = torch.arange(base.shape[1], device=base.device) < own
+    never = (gain == 0) & ((ahead < 0) | ((ahead == 0) & first))
+    low = low.masked_fill(never, math.inf).scatter(1, own, -math.inf)
+    return low.amax(dim=1), high.scatter(1, own, math.inf).amin(dim=1)
+
+
+class Search:
+    """Accumulates intervals batch by batch, then picks the best pair of settings.
+
+    `exact` considers every inner value of the range and, among equally good pairs, takes the one
+    nearest the default in log distance: on few images ties are the rule, and they are no evidence
+    for moving. `grid` is the releases' search: their grid alone, the first best wins.
+    """
+
+    def __init__(
+        self, mode: str, outer: Range, inner: Range, default: Mapping[str, float]
+    ) -> None:
+        if mode not in {"exact", "grid"}:
+            raise UserError(f"selection.search={mode} is unknown: give exact or grid.")
+        self.mode, self.outer, self.inner, self.default = mode, outer, inner, default
+        self.outer_values = outer.grid()
+        if mode == "exact":
+            self.outer_values = sorted({*self.outer_values, default[outer.setting]})
+        self._low: list[NDArray[np.float64]] = []
+        self._high: list[NDArray[np.float64]] = []
+
+    def add(self, head: Searchable, features: Sequence[Tensor], label: Int[Tensor, " n"]) -> None:
+        """Take in one batch: `head`'s lines on `features`, which belong to `label`."""
+        intervals = [
+            correct_interval(base, direction, label)
+            for base, direction in head.lines(self.outer_values, *features)
+        ]
+        self._low.append(torch.stack([low for low, _ in intervals]).cpu().numpy())
+        self._high.append(torch.stack([high for _, high in intervals]).cpu().numpy())
+
+    def best(self) -> Choice:
+        """The settings with the most images right."""
+        low, high = np.concatenate(self._low, axis=1), np.concatenate(self._high, axis=1)
+        pick = self._best_of_grid if self.mode == "grid" else self._best_of_all
+        outer, inner, right = pick(low, high)
+        return Choice(
+            {self.outer.setting: outer, self.inner.setting: inner}, 100.0 * right / low.shape[1]
+        )
+
+    def _best_of_grid(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[float, float, int]:
+        inner = self.inner.grid()
+        count = np.stack([_count(*rows, np.asarray(inner)) for rows in zip(low, high, strict=True)])
+        row, column = np.unravel_index(count.argmax(), count.shape)
+        return self.outer_values[row], inner[column], int(count[row, column])
+
+    def _best_of_all(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[float, float, int]:
+        outer_default = self.default[self.outer.setting]
+        best: tuple[int, float, float, float] | None = None
+        for outer, *rows in zip(self.outer_values, low, high, strict=True):
+            right, inner, distance = self._best_inner(*rows)
+            distance += math.log(outer / outer_default) ** 2
+            if best is None or (-right, distance) < best[:2]:
+                best = (-right, distance, outer, inner)
+        assert best is not None
+        return best[2], best[3], -best[0]
+
+    def _best_inner(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[int, float, float]:
+        """The best count, the inner value nearest the default that reaches it, its distance²."""
+        default = self.default[self.inner.setting]
+        right_at_default = int(_count(low, high, np.array([default]))[0])
+        ends = np.concatenate([low, high])
+        ends = ends[(ends > self.inner.low) & (ends < self.inner.high)]
+        borders = np.unique(np.concatenate([ends, [self.inner.low, self.inner.high]]))
+        # Between two neighbouring borders the count is constant: ask at the middle (in log).
+        logs = np.log(borders)
+        middle = np.exp((logs[:-1] + logs[1:]) / 2)
+        count = _count(low, high, middle)
+        right = int(count.max())
+        if right_at_default >= right:
+            return right_at_default, default, 0.0
+        margin = MARGIN * np.diff(logs)
+        nearest = np.clip(math.log(default), logs[:-1] + margin, logs[1:] - margin)
+        distance = np.where(count == right, (nearest - math.log(default)) ** 2, np.inf)
+        chosen = int(distance.argmin())
+        return right, float(np.exp(nearest[chosen])), float(distance[chosen])
+
+
+def _count(
+    low: NDArray[np.float64], high: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """How many of the open intervals (low, high) hold each value."""
+    real = low < high
+    opened = np.searchsorted(np.sort(low[real]), values, side="left")
+    closed = np.searchsorted(np.sort(high[real]), values, side="right")
+    return opened - closed
+
+
+def search_from(
+    mode: str, ranges: Mapping[str, Mapping[str, Any]], default: Mapping[str, float]
+) -> Search:
+    """Build a search from a method's YAML: its `outer` and `inner` ranges."""
+    return Search(mode, Range(**ranges["outer"]), Range(**ranges["inner"]), default)

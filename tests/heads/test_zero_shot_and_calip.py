@@ -1,0 +1,62 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.heads.calip import Calip
+from src.heads.zero_shot import ZeroShot
+from tests.heads import plain
+
+
+@st.composite
+def features(draw):
+    n, s, c, d = (draw(st.integers(low, high)) for low, high in ((1, 4), (1, 7), (2, 6), (1, 9)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    shapes = ((n, d), (n, s, d), (c, d))
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+@given(features(), st.sampled_from([1.0, 100.0]))
+def test_zero_shot_is_scaled_cosine_similarity(tensors, scale):
+    image, _, text = tensors
+    expected = [plain.zero_shot(row, text.tolist(), scale) for row in image.tolist()]
+    torch.testing.assert_close(
+        ZeroShot(text, scale)(image), torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+@given(features(), st.sampled_from([0.5, 2.0]), st.floats(0, 6), st.floats(0, 2))
+def test_calip_equals_the_plain_computation(tensors, factor, beta2, beta3):
+    image, spatial, text = tensors
+    expected = [
+        plain.calip(f, s, text.tolist(), 100.0, factor, beta2, beta3)
+        for f, s in zip(image.tolist(), spatial.tolist(), strict=True)
+    ]
+    head = Calip(text, 100.0, factor, beta2, beta3)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(head(image, spatial), expected, atol=1e-5, rtol=0)
+    for beta3_value, (base, direction) in zip(
+        (0.3, beta3), head.lines((0.3, beta3), image, spatial), strict=True
+    ):
+        head.beta3 = beta3_value
+        torch.testing.assert_close(base + beta2 * direction, head(image, spatial))
+
+
+def test_calip_without_its_terms_is_zero_shot():
+    generator = torch.Generator().manual_seed(0)
+    image, spatial, text = (
+        torch.randn(*shape, generator=generator) for shape in ((3, 8), (3, 5, 8), (4, 8))
+    )
+    calip = Calip(text, 100.0, attention_factor=2.0, beta2=0.0, beta3=0.0)
+    torch.testing.assert_close(calip(image, spatial), ZeroShot(text, 100.0)(image))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_lengths_of_features_do_not_matter(scale):
+    generator = torch.Generator().manual_seed(1)
+    image, spatial, text = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((3, 8), (3, 5, 8), (4, 8))
+    )
+    head = Calip(text, 100.0, 2.0, 1.12, 0.02)
+    torch.testing.assert_close(head(image, spatial), head(scale * image, scale * spatial))

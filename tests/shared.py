@@ -1,0 +1,11 @@
+"""The development material beside a checkout; a user's clone has none, and these tests skip."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "DESIGN.md").is_file(), reason="the development material ../shared is absent"
+)

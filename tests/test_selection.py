@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import UserError
+from src.selection import Range, Search, correct_interval
+
+OUTER, INNER = Range("beta3", 0.01, 1.0, 5), Range("beta2", 0.01, 8.0, 23)
+
+
+class Lines:
+    """Random logits: base + outer · tilt + inner · direction."""
+
+    def __init__(self, seed, n=30, c=4, dtype=torch.float64):
+        generator = torch.Generator().manual_seed(seed)
+        self.base, self.tilt, self.direction = torch.randn(
+            3, n, c, generator=generator, dtype=dtype
+        )
+        self.label = torch.randint(c, (n,), generator=generator)
+
+    def lines(self, outer_values, rows):
+        for outer in outer_values:
+            yield self.base[rows] + outer * self.tilt[rows], self.direction[rows]
+
+    def right(self, outer, inner):
+        logits = self.base + outer * self.tilt + inner * self.direction
+        return int((logits.argmax(dim=1) == self.label).sum())
+
+    def search(self, mode, default):
+        search = Search(mode, OUTER, INNER, default)
+        for rows in torch.arange(len(self.label)).split(7):
+            search.add(self, [rows], self.label[rows])
+        return search.best()
+
+
+defaults = st.fixed_dictionaries({"beta3": st.floats(0.02, 0.9), "beta2": st.floats(0.02, 7)})
+
+
+@given(st.integers(0, 2**31), defaults)
+def test_grid_search_is_a_double_loop_in_which_the_first_best_wins(seed, default):
+    lines = Lines(seed)
+    best = (-1, None, None)
+    for outer in OUTER.grid():
+        for inner in INNER.grid():
+            if lines.right(outer, inner) > best[0]:
+                best = (lines.right(outer, inner), outer, inner)
+    choice = lines.search("grid", default)
+    assert choice.settings == {"beta3": best[1], "beta2": best[2]}
+    assert choice.accuracy == pytest.approx(100 * best[0] / len(lines.label))
+
+
+@given(st.integers(0, 2**31), defaults)
+def test_exact_search_is_at_least_as_good_as_any_grid(seed, default):
+    lines = Lines(seed)
+    choice = lines.search("exact", default)
+    outer, inner = choice.settings["beta3"], choice.settings["beta2"]
+    assert lines.right(outer, inner) == round(choice.accuracy * len(lines.label) / 100)
+    assert choice.accuracy >= lines.search("grid", default).accuracy
+    fine = np.linspace(INNER.low, INNER.high, 300)
+    best = max(lines.right(value, x) for value in OUTER.grid() for x in fine)
+    assert choice.accuracy >= 100 * best / len(lines.label) - 1e-9
+
+
+@given(st.integers(0, 2**31), defaults)
+def test_among_equally_good_settings_the_nearest_to_the_default_wins(seed, default):
+    lines = Lines(seed, n=6)
+    choice = lines.search("exact", default)
+    right = round(choice.accuracy * 6 / 100)
+
+    def distance(outer, inner):
+        return math.hypot(
+            math.log(outer / default["beta3"]), math.log(inner / default["beta2"])
+        )
+
+    # A border is approached up to 5 % of its interval's length in log.
+    slack = 0.05 * math.log(INNER.high / INNER.low)
+    for outer in OUTER.grid():
+        for inner in np.geomspace(INNER.low, INNER.high, 100):
+            if lines.right(outer, inner) == right:
+                assert distance(*choice.settings.values()) <= distance(outer, inner) + slack
+    if lines.right(default["beta3"], default["beta2"]) == right:
+        assert choice.settings == default
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5))
+def test_an_image_is_right_exactly_inside_its_interval(seed, c):
+    # Small integers make equal and parallel lines common.
+    generator = torch.Generator().manual_seed(seed)
+    base, direction = torch.randint(-2, 3, (2, 20, c), generator=generator).double()
+    label = torch.randint(c, (20,), generator=generator)
+    low, high = correct_interval(base, direction, label)
+    for x in (-1.03, -0.26, 0.31, 0.77, 1.52, 3.97):  # no crossing of small integers
+        right = (base + x * direction).argmax(dim=1) == label
+        assert torch.equal(right, (low < x) & (x < high))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0, 5), (1.0, 1.0, 5), (1.0, 2.0, 0)])
+def test_an_empty_range_is_refused(bounds):
+    with pytest.raises(UserError, match="search range of beta2 is empty"):
+        Range("beta2", *bounds)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(UserError, match=r"selection\.search=random"):
+        Search("random", OUTER, INNER, {"beta3": 0.1, "beta2": 1.0})
