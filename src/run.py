@@ -3,8 +3,10 @@
 Torch is imported only once the configuration has been composed and checked.
 """
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONFIG_DIR, build, explain, run_command, validate
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from src.methods.training_free import TrainingFree
     from src.results.record import Result
 
+
+log = logging.getLogger(__name__)
 
 failures: list[str] = []
 
@@ -48,13 +54,16 @@ def run(cfg: DictConfig) -> float:
     """Seed, build, select, test, record; returns the accuracy (per cent)."""
     validate(cfg)
     clock = Clock()
+    with clock("dataset"):
+        dataset = build(cfg.dataset.reader)
     with clock("imports"):
         from lightning import seed_everything
 
         from src.results.table import show
+    _quiet()
     seed_everything(cfg.seed, verbose=False)
     with clock("features"):
-        source = _source(cfg)
+        source = _source(cfg, dataset)
         method = _method(cfg, source)
         data = _data(cfg, source, method.inputs)
     trainer = _trainer(cfg, logger=_loggers(cfg))
@@ -66,7 +75,10 @@ def run(cfg: DictConfig) -> float:
         figures.update(*trainer.test(method, datamodule=data, verbose=False))
     result = _record(cfg, source, method, data, figures, clock)
     _save(cfg, trainer, method, result)
-    show([result], cfg.paths.output)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.info("%s: accuracy %.2f %%, in %s", result.method, result.accuracy, cfg.paths.output)
+    else:
+        show([result], f"results in {cfg.paths.output}")
     return result.accuracy
 
 
@@ -84,12 +96,19 @@ class Clock:
         self.seconds[stage] = round(time.perf_counter() - began, 3)
 
 
-def _source(cfg: DictConfig) -> "FeatureSource":
+def _quiet() -> None:
+    """Keep Lightning's hints about devices, workers and its own products off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+
+
+def _source(cfg: DictConfig, dataset: Any) -> "FeatureSource":  # noqa: ANN401 (any reader's)
     from src.features.precomputed import PrecomputedFeatures
     from src.features.source import ImageFeatures
     from src.features.store import FeatureStore
 
-    dataset = build(cfg.dataset.reader)
     if isinstance(dataset, PrecomputedFeatures):
         return dataset
     return ImageFeatures(

@@ -68,7 +68,8 @@ class PendingBatches(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
         assert self.trainer is not None
-        shards = self.writer.pending[self.trainer.global_rank :: self.trainer.world_size]
+        pending = self.trainer.strategy.broadcast(self.writer.pending)
+        shards = pending[self.trainer.global_rank :: self.trainer.world_size]
         batches = [
             (shard, range(start, min(start + self.rows_per_batch, rows.stop)))
             for shard in shards

@@ -16,7 +16,7 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 (Hydra's)
         folder = Path(config.hydra.sweep.dir)
         paths = sorted(folder.glob(f"*/{FILE}"), key=lambda path: _natural(path.parent.name))
-        show([Result.read(path) for path in paths], f"sweep {folder}")
+        show([Result.read(path) for path in paths], f"all runs in {folder}")
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -9,19 +9,28 @@ from rich.table import Table
 from src.results.record import Result
 
 DAGGER = "†"
+CONDITIONS = ("dataset", "backbone", "shots", "seed", "selection")
 WORDS = {"dataset", "backbone", "method", "selection"}
 
 
 def show(results: Sequence[Result], title: str) -> None:
-    """Print one row per run; figures whose settings were chosen on the test split carry a †."""
+    """Print one row per run; figures whose settings were chosen on the test split carry a †.
+
+    A condition that all runs share stands above the table, not in a column.
+    """
     rows = [_row(result) for result in results]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    if not rows:
+        return
+    shared = [name for name in CONDITIONS if len({row[name] for row in rows}) == 1]
+    columns = [name for name in rows[0] if name not in shared and any(row[name] for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="left" if name in WORDS else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in WORDS else "right")
     for row in rows:
         table.add_row(*(row[name] for name in columns))
     console = Console()
+    console.print(f"\n[bold]{title}[/bold]", soft_wrap=True)
+    console.print("  ".join(f"[dim]{name}[/dim] {rows[0][name]}" for name in shared))
     console.print(table)
     if any(result.selected_on_test for result in results):
         console.print(f"{DAGGER} settings chosen on the test split: not comparable.")
@@ -33,10 +42,10 @@ def _row(result: Result) -> dict[str, str]:
     return {
         "dataset": result.dataset,
         "backbone": result.backbone,
-        "method": result.method,
         "shots": str(result.shots),
         "seed": str(result.seed),
         "selection": result.selection,
+        "method": result.method,
         "accuracy": f"[bold]{result.accuracy:.2f}{mark}[/bold]",
         "class mean": f"{result.mean_class_accuracy:.2f}",
         "ECE": f"{result.ece:.3f}",

@@ -1,0 +1,313 @@
+"""Fetching the files and archives that a dataset's YAML lists.
+
+Only what matches its checksum is ever unpacked or takes its final place, and it does so by a
+rename. What is being fetched lies in `<root>/.downloads` until then.
+"""
+
+import errno
+import hashlib
+import shutil
+import ssl
+import stat
+import tarfile
+import time
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from socket import gaierror
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from src.errors import UserError
+
+WORKSPACE = ".downloads"
+PAUSES_S = (1.0, 2.0, 4.0)
+"""How long to wait before each further attempt after a transient error."""
+
+_TIMEOUT_S = 30
+_CHUNK_BYTES = 1 << 16
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+_NO_SUCH_SERVER = (gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
+_TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file or archive of a dataset.
+
+    Attributes:
+        url: where it is, by http or https.
+        checksum: `md5:` or `sha256:` and the hexadecimal digest of what `url` serves.
+        to: the path below the dataset's root at which the file or folder ends up. `.` is the root
+            itself, for an archive that holds the whole dataset.
+        member: the file or folder inside the archive (zip or tar, compressed or not) to keep; `.`
+            is all of it. The path may lead through an archive inside the archive. None means a
+            plain file.
+
+    Raises:
+        UserError: a value is not of this form.
+    """
+
+    url: str
+    checksum: str
+    to: str
+    member: str | None = None
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).scheme not in ("http", "https"):
+            raise UserError(f"downloads: the url {self.url} is neither http nor https.")
+        algorithm, _, digest = self.checksum.partition(":")
+        if algorithm not in ("md5", "sha256") or not digest:
+            raise UserError(
+                f"downloads: the checksum {self.checksum!r} of {self.url} is not of the form "
+                "md5:<digest> or sha256:<digest>."
+            )
+        for path in (self.to, self.member):
+            if path is not None and _leaves_its_folder(path):
+                raise UserError(f"downloads: {path!r} ({self.url}) leaves its folder.")
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL's path."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name or "download"
+
+
+def fetch(download: Download, root: Path) -> None:
+    """Bring one file or folder to `root / download.to`, unless something is there already.
+
+    An interrupted transfer resumes where it stopped. Processes that fetch into the same root take
+    turns. An archive that the user has put into `root/.downloads` saves the transfer.
+
+    Raises:
+        UserError: the server cannot be reached or does not have the file; a checksum differs; the
+            archive is unsafe, or lacks the member; the disk is full. Nothing half-made is left at
+            `root / download.to` then.
+    """
+    root = root.absolute()
+    if _is_present(download, root):
+        return
+    workspace = root / WORKSPACE
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        with FileLock(workspace / "lock"):
+            if _is_present(download, root):  # another process was faster
+                return
+            if download.member is None:
+                _fetch_file(download, root / download.to, workspace)
+            else:
+                _fetch_member(download, download.member, root, workspace)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise UserError(
+            f"the disk is full: {download.url} does not fit into {root}. Free space there, or set "
+            "paths.data (or DATA_ROOT) to a folder on another disk."
+        ) from error
+
+
+def _is_present(download: Download, root: Path) -> bool:
+    target = root / download.to
+    if download.member is None and target.is_file():
+        _verify(target, download, f"Move {target} away to have it fetched anew.")
+    if target == root and (root / WORKSPACE / download.file_name).exists():
+        return False  # a process was killed while it filled the root: see _place
+    if target.is_dir():
+        return any(child.name != WORKSPACE for child in target.iterdir())
+    return target.exists()
+
+
+def _fetch_file(download: Download, target: Path, workspace: Path) -> None:
+    file = workspace / download.file_name
+    _obtain(download, file, by_hand=target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.rename(target)
+
+
+def _fetch_member(download: Download, member: str, root: Path, workspace: Path) -> None:
+    archive = workspace / download.file_name
+    _obtain(download, archive, by_hand=archive)
+    staging = workspace / "unpacked"
+    shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
+    try:
+        with Console(stderr=True).status(f"unpacking {archive.name}"):
+            _unpack(archive, staging)
+            found = _find(member, staging, download.url)
+        _place(found, root / download.to, root)
+    except _UnsafeArchiveError:
+        archive.unlink()
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    archive.unlink()
+
+
+def _obtain(download: Download, file: Path, by_hand: Path) -> None:
+    """Make `file` what `download` describes, by a transfer unless it is there already."""
+    if file.exists():
+        _verify(file, download, f"Move {file} away to have it fetched anew.")
+        return
+    part = file.with_name(f"{file.name}.part")
+    try:
+        _transfer(download.url, part)
+        _verify(
+            part,
+            download,
+            "It was removed: run this again. If that does not help, the server may have sent an "
+            f"error page or another version; put an intact copy at {by_hand}.",
+        )
+    except _NETWORK_ERRORS as error:
+        raise UserError(
+            f"cannot download {download.url}: {error}. Put the file by hand at {by_hand} "
+            f"({download.checksum}), or run this again once the server answers."
+        ) from error
+    except (UserError, OSError):
+        part.unlink(missing_ok=True)
+        raise
+    part.rename(file)
+
+
+def _verify(file: Path, download: Download, remedy: str) -> None:
+    algorithm, _, expected = download.checksum.lower().partition(":")
+    with file.open("rb") as content:
+        actual = hashlib.file_digest(content, algorithm).hexdigest()
+    if actual != expected:
+        raise UserError(
+            f"{file} ({download.url}) is not the expected file: its checksum is "
+            f"{algorithm}:{actual}, not {algorithm}:{expected}. {remedy}"
+        )
+
+
+def _transfer(url: str, part: Path) -> None:
+    for pause in PAUSES_S:
+        try:
+            return _transfer_rest(url, part)
+        except _NETWORK_ERRORS as error:
+            if not _is_transient(error):
+                raise
+        time.sleep(pause)
+    return _transfer_rest(url, part)
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, HTTPError):
+        return error.code in _TRANSIENT_STATUS
+    return not (isinstance(error, URLError) and isinstance(error.reason, _NO_SUCH_SERVER))
+
+
+def _transfer_rest(url: str, part: Path) -> None:
+    """Append to `part` what it lacks, or start it over where the server cannot resume."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "calipers"} | ({"Range": f"bytes={start}-"} if start else {})
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (Download checks it)
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
+    except HTTPError as error:
+        error.close()
+        if start and error.code == 416:
+            return  # nothing follows these bytes: the checksum decides
+        raise
+    with response:
+        if response.status != 206:
+            start = 0
+        length = response.headers["Content-Length"]
+        total = start + int(length) if length else None
+        received = start
+        with part.open("ab" if start else "wb") as file, _progress_bar() as progress:
+            task = progress.add_task(part.stem, total=total, completed=start)
+            while chunk := response.read(_CHUNK_BYTES):
+                received += file.write(chunk)
+                progress.update(task, completed=received)
+    if total is not None and received < total:
+        raise ConnectionError(f"the connection ended after {received:,} of {total:,} bytes")
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+class _UnsafeArchiveError(UserError):
+    pass
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip or tar archive into a new `folder`, and nowhere else."""
+    if tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tar:
+            try:
+                tar.extractall(folder, filter=_safe_tar_member)  # noqa: S202 (filtered)
+            except tarfile.FilterError as error:
+                raise _unsafe(error.tarinfo.name) from error
+    elif zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            for info in zipped.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if _leaves_its_folder(info.filename) or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise _unsafe(info.filename)
+            zipped.extractall(folder)  # noqa: S202 (checked above)
+    else:
+        raise UserError(f"{archive} is neither a zip nor a tar archive: correct its `member`.")
+
+
+def _safe_tar_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    # The standard filter would strip the slash of an absolute name instead of refusing it.
+    if _leaves_its_folder(member.name):
+        raise _unsafe(member.name)
+    return tarfile.data_filter(member, folder)
+
+
+def _leaves_its_folder(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts
+
+
+def _unsafe(name: str) -> _UnsafeArchiveError:
+    return _UnsafeArchiveError(
+        f"the archive was refused and removed: its member {name!r} leads out of the folder that it "
+        "is unpacked into, or is a link or a device. Use a copy from a source that you trust."
+    )
+
+
+def _find(member: str, folder: Path, url: str) -> Path:
+    found = folder
+    for part in PurePosixPath(member).parts:
+        if found.is_file():
+            inner = found.with_name(f"{found.name}.unpacked")
+            _unpack(found, inner)
+            found = inner
+        found = found / part
+    if not found.exists():
+        raise UserError(f"the archive {url} holds no {member!r}: correct its `member`.")
+    return found
+
+
+def _place(found: Path, target: Path, root: Path) -> None:
+    if target != root:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found.rename(target)
+        return
+    # The root holds the workspace and cannot be replaced as a whole. The archive goes last, so
+    # that a process killed amid these renames leaves a root that still counts as absent.
+    for child in found.iterdir():
+        if not (root / child.name).exists():
+            child.rename(root / child.name)
