@@ -14,6 +14,7 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from src.errors import UserError
 
@@ -38,7 +39,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         return hydra_compose("config", overrides=list(overrides))
 
 
-def build(node: DictConfig, **values: Any) -> Any:  # noqa: ANN401 (whatever `_target_` makes)
+def build(node: DictConfig, **values: Any) -> Any:
     """Call the node's `_target_` with its settings and `values`.
 
     Unlike `instantiate` alone, an exception of the target arrives as it was raised.
@@ -52,8 +53,11 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: a mandatory value is missing, or `shots` or `seed` is out of range.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{missing[0]} has no value: give `{missing[0]}=...` on the command line.")
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise UserError(f"{key} has no value: give `{key}=...` on the command line.") from None
     if not isinstance(cfg.shots, int) or isinstance(cfg.shots, bool) or cfg.shots < 1:
         raise UserError(f"shots={cfg.shots} is not a number of images per class: give 1 or more.")
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
@@ -113,7 +117,7 @@ def _invalid_override(error: HydraException) -> str:
             f"the configuration has no key {key[1]!r}. {_near(key[1], known)}"
             "`--help` lists the keys."
         )
-    return " ".join(line.strip() for line in message.split("See https")[0].splitlines())
+    return " ".join(line.strip() for line in message.split("See https", maxsplit=1)[0].splitlines())
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -121,7 +125,7 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
-def _keys(node: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 (any YAML value)
+def _keys(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return []
     return [

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import CONFIG_DIR, build, explain, run_command, validate
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
     from src.features.datamodule import FeatureDataModule
     from src.features.source import FeatureSource
@@ -101,10 +101,11 @@ def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
-def _source(cfg: DictConfig, dataset: Any) -> "FeatureSource":  # noqa: ANN401 (any reader's)
+def _source(cfg: DictConfig, dataset: Any) -> "FeatureSource":
     from src.features.precomputed import PrecomputedFeatures
     from src.features.source import ImageFeatures
     from src.features.store import FeatureStore
@@ -163,14 +164,14 @@ def _loggers(cfg: DictConfig) -> list[Any]:
     return loggers
 
 
-def _trainer(cfg: DictConfig, **settings: Any) -> "Trainer":  # noqa: ANN401 (Trainer's own)
+def _trainer(cfg: DictConfig, callbacks: Sequence["Callback"] = (), **settings: Any) -> "Trainer":
     from lightning import Trainer
     from lightning.pytorch.callbacks import RichProgressBar
 
     return Trainer(
         **cfg.trainer,
         **settings,
-        callbacks=[RichProgressBar()],
+        callbacks=[RichProgressBar(), *callbacks],
         default_root_dir=cfg.paths.output,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -220,9 +221,7 @@ def _record(
     )
 
 
-def _save(
-    cfg: DictConfig, trainer: "Trainer", method: "TrainingFree", result: "Result"
-) -> None:
+def _save(cfg: DictConfig, trainer: "Trainer", method: "TrainingFree", result: "Result") -> None:
     from lightning.pytorch.loggers import WandbLogger
     from safetensors.torch import save_file
 

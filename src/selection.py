@@ -93,9 +93,7 @@ class Search:
     for moving. `grid` is the releases' search: their grid alone, the first best wins.
     """
 
-    def __init__(
-        self, mode: str, outer: Range, inner: Range, default: Mapping[str, float]
-    ) -> None:
+    def __init__(self, mode: str, outer: Range, inner: Range, default: Mapping[str, float]) -> None:
         if mode not in {"exact", "grid"}:
             raise UserError(f"selection.search={mode} is unknown: give exact or grid.")
         self.mode, self.outer, self.inner, self.default = mode, outer, inner, default
@@ -115,7 +113,7 @@ class Search:
         self._high.append(torch.stack([high for _, high in intervals]).cpu().numpy())
 
     def best(self) -> Choice:
-        """The settings with the most images right."""
+        """Pick the settings with the most images right."""
         low, high = np.concatenate(self._low, axis=1), np.concatenate(self._high, axis=1)
         pick = self._best_of_grid if self.mode == "grid" else self._best_of_all
         outer, inner, right = pick(low, high)
@@ -147,7 +145,7 @@ class Search:
     def _best_inner(
         self, low: NDArray[np.float64], high: NDArray[np.float64]
     ) -> tuple[int, float, float]:
-        """The best count, the inner value nearest the default that reaches it, its distance²."""
+        """Find the best count, the inner value nearest the default that has it, and distance²."""
         default = self.default[self.inner.setting]
         right_at_default = int(_count(low, high, np.array([default]))[0])
         ends = np.concatenate([low, high])

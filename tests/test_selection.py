@@ -72,9 +72,7 @@ def test_among_equally_good_settings_the_nearest_to_the_default_wins(seed, defau
     right = round(choice.accuracy * 6 / 100)
 
     def distance(outer, inner):
-        return math.hypot(
-            math.log(outer / default["beta3"]), math.log(inner / default["beta2"])
-        )
+        return math.hypot(math.log(outer / default["beta3"]), math.log(inner / default["beta2"]))
 
     # A border is approached up to 5 % of its interval's length in log.
     slack = 0.05 * math.log(INNER.high / INNER.low)

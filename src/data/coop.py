@@ -39,7 +39,7 @@ def read(root: str, images: str, split_file: str) -> ImageFiles:
     return ImageFiles(Path(root) / images, *_parse(content, path))
 
 
-def _parse(content: Any, path: Path) -> tuple[Sequence[str], dict[str, list[Item]]]:  # noqa: ANN401
+def _parse(content: Any, path: Path) -> tuple[Sequence[str], dict[str, list[Item]]]:
     names: dict[int, str] = {}
     splits: dict[str, list[Item]] = {}
     for split in SPLITS:

@@ -1,6 +1,7 @@
 """Cached features as batches for a method."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ class Features(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, start: int, stop: int) -> dict[str, Tensor]:
-        """The tensors of rows `start` to `stop`, by name."""
+        """Read rows `start` to `stop` (exclusive) of every tensor, by name."""
 
 
 class FeatureBatches(Dataset[dict[str, Tensor]]):
@@ -25,19 +26,14 @@ class FeatureBatches(Dataset[dict[str, Tensor]]):
         self.features, self.inputs, self.batch_size = features, inputs, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.features) // self.batch_size)
+        return math.ceil(len(self.features) / self.batch_size)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
         start = index * self.batch_size
         rows = self.features.rows(start, min(start + self.batch_size, len(self.features)))
         return {name: rows[name].to(torch.float32) for name in self.inputs} | {
             "label": rows["label"]
         }
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (self[index] for index in range(len(self)))
 
 
 class FeatureDataModule(LightningDataModule):

@@ -81,6 +81,11 @@ class PendingBatches(LightningDataModule):
         workers = min(os.cpu_count() or 1, len(batches) // 4)
         return DataLoader(images, batch_size=None, num_workers=workers)
 
+    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
 
 class Encoder(LightningModule):
     """CLIP's image tower as a predict step."""
@@ -88,11 +93,6 @@ class Encoder(LightningModule):
     def __init__(self, clip: FrozenClip, spatial: bool) -> None:
         super().__init__()
         self.clip, self.spatial = clip, spatial
-
-    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:  # noqa: ANN401 (a batch)
-        if isinstance(batch, UserError):
-            raise batch
-        return batch
 
     def predict_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
         if self.spatial:
@@ -139,17 +139,26 @@ def extract(
     spatial: bool,
     writer: EntryWriter,
     batch_size: int,
-    trainer: Trainer,
+    trainer: Callable[..., Trainer],
 ) -> None:
     """Fill every pending shard of `writer` with float16 features of `items`.
+
+    Args:
+        dataset: opens the images.
+        items: one for each row of the entry.
+        clip: computes the features.
+        spatial: whether to keep spatial features beside the global ones.
+        writer: of the entry; its lock is held.
+        batch_size: images per forward pass.
+        trainer: makes the Trainer that runs the loop, given further `callbacks`.
 
     Raises:
         UserError: an image is missing or cannot be decoded, or a feature is not finite.
     """
-    trainer.callbacks.append(ShardWriter(writer))
     data = PendingBatches(dataset, items, clip.preprocess, writer, batch_size)
-    trainer.predict(Encoder(clip, spatial), datamodule=data, return_predictions=False)
-    trainer.strategy.barrier()
-    if trainer.is_global_zero:
+    runner = trainer(callbacks=[ShardWriter(writer)])
+    runner.predict(Encoder(clip, spatial), datamodule=data, return_predictions=False)
+    runner.strategy.barrier()
+    if runner.is_global_zero:
         writer.finish()
-    trainer.strategy.barrier()
+    runner.strategy.barrier()

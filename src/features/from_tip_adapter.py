@@ -33,8 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.features.from_tip_adapter")
     parser.add_argument("cache", type=Path, help="folder with test_f.pt, test_l.pt, ...")
     parser.add_argument("output", type=Path, help="folder to make, in the public format")
-    parser.add_argument("--classes", type=Path, required=True, help="JSON list: the cache's classes")
-    parser.add_argument("--text", type=Path, required=True, help="text features [t, d], .npy or .pt")
+    parser.add_argument(
+        "--classes", type=Path, required=True, help="JSON list: the cache's classes"
+    )
+    parser.add_argument(
+        "--text", type=Path, required=True, help="text features [t, d], .npy or .pt"
+    )
     parser.add_argument("--text-names", type=Path, help="JSON list: a name per text feature")
     parser.add_argument("--shots", type=int, help="also take the K-shot keys, as the train split")
     parser.add_argument("--logit-scale", type=float, default=100.0, help="default: %(default)s")

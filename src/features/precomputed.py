@@ -28,10 +28,10 @@ from src.data import few_shot
 from src.errors import UserError
 
 
-class Row(NamedTuple):
+class Item(NamedTuple):
     """One labelled row, as the few-shot sampler sees it."""
 
-    index: int
+    row: int
     label: int
 
 
@@ -101,7 +101,7 @@ class PrecomputedFeatures:
         val = self.split("val", spatial)
         train = self.split("train", spatial=False)
         _, drawn = few_shot.sample(_labelled(train), _labelled(val), shots, seed)
-        chosen = torch.tensor([row.index for row in drawn])
+        chosen = torch.tensor([item.row for item in drawn])
         return Rows({name: tensor[chosen] for name, tensor in val.tensors.items()})
 
     def _check(self, path: Path, tensors: dict[str, Tensor]) -> None:
@@ -135,11 +135,11 @@ def read(path: str) -> PrecomputedFeatures:
     return PrecomputedFeatures(Path(path))
 
 
-def _labelled(rows: Rows) -> list[Row]:
-    return [Row(index, label) for index, label in enumerate(rows.tensors["label"].tolist())]
+def _labelled(rows: Rows) -> list[Item]:
+    return [Item(row, label) for row, label in enumerate(rows.tensors["label"].tolist())]
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401 (any JSON value)
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -171,7 +171,7 @@ def _load(path: Path, dimensions: dict[str, int | None]) -> dict[str, Tensor]:
         tensor = tensors[name]
         if expected is not None and tensor.ndim != expected:
             raise UserError(
-                f"{path}: {name} has the shape {list(tensor.shape)}; expected {expected} dimensions."
+                f"{path}: {name} has the shape {list(tensor.shape)}, not {expected} dimensions."
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds NaN or infinite values: make it anew.")

@@ -4,9 +4,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 from jaxtyping import Float
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from src.data import few_shot
 from src.data.images import ImageDataset, Item
-from src.features.clip import FrozenClip, make_prompts, weights_id
+from src.features.clip import FrozenClip, make_prompts
 from src.features.datamodule import Features
 from src.features.store import FeatureEntry, FeatureStore
+from src.features.weights import weights_id
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ class FeatureSource(Protocol):
     def class_names(self) -> Sequence[str]: ...
 
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
-        """The class text features and the logit scale."""
+        """Give the class text features and the logit scale."""
 
     def split(self, name: str, spatial: bool) -> Features:
-        """All of `train`, `val` or `test`; with `spatial` features if asked for."""
+        """Give all of `train`, `val` or `test`; with `spatial` features if asked for."""
 
     def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Features:
-        """The min(`shots`, 4) validation images per class of CoOp's protocol."""
+        """Draw the min(`shots`, 4) validation images per class of CoOp's protocol."""
 
 
 class ImageFeatures:
@@ -68,7 +68,7 @@ class ImageFeatures:
             precision: Lightning's name of the precision CLIP computes in.
             batch_size: images per forward pass.
             store: where features are kept.
-            trainer: makes the Trainer that extracts, given `callbacks` and `precision`.
+            trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
         """
         self.class_names = dataset.class_names
         self._name, self._dataset, self._templates = name, dataset, templates
@@ -121,7 +121,7 @@ class ImageFeatures:
                 return
             where = f"{self._name}/{key['split']}"
             log.info("extracting %s: %d images with %s", where, len(items), self._backbone)
-            trainer = self._trainer(precision=self._precision)
+            trainer = partial(self._trainer, precision=self._precision)
             extract(self._dataset, items, self._clip, spatial, writer, self._batch_size, trainer)
 
     def _existing(self, key: dict[str, Any]) -> FeatureEntry:

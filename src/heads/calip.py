@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ class Calip(nn.Module):
     def terms(
         self, global_features: Float[Tensor, "n d"], spatial_features: Float[Tensor, "n s d"]
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"], Float[Tensor, "n c"]]:
-        """The three logits before blending: CLIP's, beta2's and beta3's."""
+        """Compute the three logits before blending: CLIP's, beta2's and beta3's."""
         global_features = F.normalize(global_features, dim=-1)
         spatial_features = F.normalize(spatial_features, dim=-1)
         affinity = self.attention_factor * spatial_features @ self.text.T

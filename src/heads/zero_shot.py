@@ -1,6 +1,6 @@
 """CLIP's zero-shot classifier (Radford et al., ICML 2021, section 3.1)."""
 
-import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 

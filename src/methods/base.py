@@ -1,7 +1,7 @@
 """What every method does with the test split."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,14 +20,6 @@ Batch = Mapping[str, Tensor]
 """`global` `[n, d]`, `spatial` `[n, s, d]` where the head needs it, `label` int64 `[n]`."""
 
 
-class Head(Protocol):
-    """Features in the order of `inputs` to logits `[n, c]`."""
-
-    inputs: Sequence[str]
-
-    def __call__(self, *features: Tensor) -> Float[Tensor, "n c"]: ...
-
-
 class Method(LightningModule):
     """Tests a head: top-1 and mean class accuracy, calibration error, optionally the logits.
 
@@ -36,6 +28,8 @@ class Method(LightningModule):
     error, Guo et al., ICML 2017, 15 bins). With `keep_predictions`, `predictions` holds
     `logits` `[n, c]` float32 and `label` `[n]` int64 in the split's order afterwards.
     """
+
+    head: Any  # a module of src.heads: `inputs`, and features in that order to logits
 
     def __init__(self, head: nn.Module, n_classes: int, keep_predictions: bool = False) -> None:
         super().__init__()
@@ -58,7 +52,7 @@ class Method(LightningModule):
         return list(self.head.inputs)
 
     def features(self, batch: Batch) -> list[Tensor]:
-        """The head's inputs out of a batch."""
+        """Take the head's inputs out of a batch."""
         return [batch[name] for name in self.inputs]
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:

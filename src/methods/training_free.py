@@ -1,6 +1,8 @@
 """Methods without gradient: at most a search for their settings."""
 
-from src.methods.base import Batch, Head, Method
+from torch import nn
+
+from src.methods.base import Batch, Method
 from src.selection import Choice, Search
 
 
@@ -8,7 +10,11 @@ class TrainingFree(Method):
     """`trainer.validate` searches the head's settings and puts the best into the head."""
 
     def __init__(
-        self, head: Head, n_classes: int, keep_predictions: bool = False, search: Search | None = None
+        self,
+        head: nn.Module,
+        n_classes: int,
+        keep_predictions: bool = False,
+        search: Search | None = None,
     ) -> None:
         super().__init__(head, n_classes, keep_predictions)
         self.search = search

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
@@ -17,12 +18,13 @@ def wandb_logger(project: str, group: str, tags: Sequence[str], save_dir: str) -
     import wandb
 
     Path(save_dir, "wandb").mkdir(parents=True, exist_ok=True)  # or W&B falls back to /tmp
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline")
     run = wandb.init(
         project=project,
         group=group,
         tags=list(tags),
         dir=save_dir,
-        mode=os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline"),
+        mode=mode,
         settings=wandb.Settings(silent=True, console="off"),
     )
     return WandbLogger(experiment=run)

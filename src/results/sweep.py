@@ -13,7 +13,7 @@ from src.results.table import show
 class SweepTable(Callback):
     """Hydra's callback: after the last job, print what all of them found."""
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 (Hydra's)
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         paths = sorted(folder.glob(f"*/{FILE}"), key=lambda path: _natural(path.parent.name))
         show([Result.read(path) for path in paths], f"all runs in {folder}")

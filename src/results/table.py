@@ -37,7 +37,7 @@ def show(results: Sequence[Result], title: str) -> None:
 
 
 def _row(result: Result) -> dict[str, str]:
-    """The cells of a run; a column that is empty for all runs is left out."""
+    """Format the cells of a run; a column that is empty for all runs is left out."""
     mark = DAGGER if result.selected_on_test else ""
     return {
         "dataset": result.dataset,

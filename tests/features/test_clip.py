@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from src.errors import UserError
-from src.features.clip import FrozenClip, make_prompts, weights_id
+from src.features.clip import FrozenClip, make_prompts
+from src.features.weights import weights_id
 
 ROOT = Path(__file__).parents[2]
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -290,7 +291,7 @@ def test_random_weights_are_reproducible_and_leave_the_generator_alone() -> None
 def test_loading_speaks_once_of_random_weights(caplog: pytest.LogCaptureFixture) -> None:
     FrozenClip.load("small-tok", None)
     messages = [(record.name, record.levelname) for record in caplog.records]
-    assert messages == [("src.features.clip", "WARNING")]
+    assert messages == [("src.features.weights", "WARNING")]
     assert "random weights" in caplog.text
     assert logging.root.manager.disable == logging.NOTSET
 
@@ -540,7 +541,7 @@ def test_weights_are_identified_by_their_content(tmp_path: Path) -> None:
 
 def test_identifying_weights_does_not_import_open_clip() -> None:
     code = (
-        "import sys; from src.features.clip import weights_id; weights_id('RN50', 'openai');"
+        "import sys; from src.features.weights import weights_id; weights_id('RN50', 'openai');"
         "sys.exit('open_clip' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

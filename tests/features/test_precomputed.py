@@ -102,7 +102,9 @@ def test_malformed_files_are_refused(folder, file, content, message):
     assert file in str(error.value)
 
 
-@pytest.mark.parametrize("file", ["classes.json", "meta.json", "text.safetensors", "test.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["classes.json", "meta.json", "text.safetensors", "test.safetensors"]
+)
 def test_missing_files_are_named(folder, file):
     (folder / file).unlink()
     with pytest.raises(UserError, match=f"{file} is missing"):

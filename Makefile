@@ -1,0 +1,42 @@
+# The two commands of a newcomer are `make demo` and `make test`; both create .venv if it is missing.
+PYTHON ?= python3.11
+BIN := .venv/bin
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test test-slow check format lock clean
+
+demo: $(BIN)/ready ## zero-shot CLIP and CALIP on handwritten digits, offline
+	$(BIN)/python -m src.run +experiment=demo
+
+test: $(BIN)/ready ## the default tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(BIN)/ready ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+check: $(BIN)/ready ## lint, format, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(BIN)/ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(BIN)/ready: requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	touch $@
+
+# torch pins its own CUDA packages, on Linux only: leaving them to it keeps the lock portable.
+lock: $(BIN)/ready ## pin anew what pyproject.toml allows
+	$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-annotate --no-header --allow-unsafe \
+		--output-file requirements.all pyproject.toml
+	echo '# The exact versions that CI runs with; `make lock` makes this file.' > requirements.lock
+	grep -vE '^(nvidia-|cuda-|triton)' requirements.all >> requirements.lock
+	rm requirements.all
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

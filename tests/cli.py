@@ -1,0 +1,60 @@
+"""The real command lines, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "WANDB_API_KEY": ""}
+
+
+def start(module: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start `python -m module arguments` in the project's root."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def run(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module arguments` in the project's root to its end."""
+    return finish(start(module, *arguments, **environment))
+
+
+def calipers(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `src.run` with its output, store and data below `folder`."""
+    flags = [argument for argument in arguments if argument == "-m"]
+    return run("src.run", *flags, *below(folder), *(a for a in arguments if a != "-m"))
+
+
+def below(folder: Path) -> list[str]:
+    return [
+        f"hydra.run.dir={folder}/output",
+        f"hydra.sweep.dir={folder}/output",
+        f"paths.features={folder}/features",
+        f"paths.data={folder}/data",
+    ]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "output/result.json").read_text())
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """Check that a user's mistake ended in one message and nothing else; return the message."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    messages = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(messages) == 1, done.stderr
+    return messages[0]
