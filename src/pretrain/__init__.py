@@ -1,0 +1,1 @@
+"""Pretraining of the embedded backbone `tiny` on rendered glyphs: `python -m src.pretrain`."""
