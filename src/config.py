@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
@@ -31,6 +31,12 @@ UNWRITABLE = {
 }
 
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+# ${threshold:${shots},{1: 50, 8: 200}}: the entry of the largest key that is not above the value.
+OmegaConf.register_new_resolver(
+    "threshold",
+    lambda value, table: table[max(key for key in table if key <= max(value, min(table)))],
+    replace=True,
+)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -92,6 +98,8 @@ def explain(error: Exception) -> str | None:
             return str(error)
         case MissingConfigException():
             return _unknown_choice(error)
+        case InstantiationException(__cause__=Exception() as cause):
+            return explain(cause)
         case HydraException():
             return _invalid_override(error)
         case OSError(errno=number, filename=str(name)) if number in UNWRITABLE:

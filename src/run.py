@@ -1,4 +1,4 @@
-"""`python -m src.run`: one run, or a sweep with `-m`. Reads the configuration; nothing else does.
+"""`python -m src.run`: one run, or a sweep with `-m`.
 
 Torch is imported only once the configuration has been composed and checked.
 """
@@ -7,11 +7,10 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import CONFIG_DIR, build, explain, run_command, validate
 
 if TYPE_CHECKING:
-    from lightning import Callback, Trainer
+    from lightning import Trainer
 
     from src.features.datamodule import FeatureDataModule
     from src.features.source import FeatureSource
-    from src.methods.training_free import TrainingFree
+    from src.methods.base import Method
     from src.results.record import Result
-
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +43,15 @@ def main(cfg: DictConfig) -> float | None:
         message = explain(error)
         if message is None:
             raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            message = f"{HydraConfig.get().job.override_dirname}: {message}"
         failures.append(message)
         print(f"error: {message}", file=sys.stderr)
         return None
 
 
 def run(cfg: DictConfig) -> float:
-    """Seed, build, select, test, record; returns the accuracy (per cent)."""
+    """Seed, build, fit, select, test, record; returns the accuracy (per cent)."""
     validate(cfg)
     clock = Clock()
     with clock("dataset"):
@@ -59,18 +59,33 @@ def run(cfg: DictConfig) -> float:
     with clock("imports"):
         from lightning import seed_everything
 
+        from src import assembly
+        from src.methods import checkpoint
         from src.results.table import show
     _quiet()
     seed_everything(cfg.seed, verbose=False)
     with clock("features"):
-        source = _source(cfg, dataset)
-        method = _method(cfg, source)
-        data = _data(cfg, source, method.inputs)
-    trainer = _trainer(cfg, logger=_loggers(cfg))
-    figures: dict[str, float] = {}
-    if data.validation is not None:
-        with clock("selection"):
-            figures.update(*trainer.validate(method, datamodule=data, verbose=False))
+        source = assembly.make_source(cfg, dataset)
+        support = assembly.make_support(cfg, source)
+        head = assembly.make_head(cfg, source, support)
+        method = assembly.make_method(cfg, head, len(source.class_names))
+        data = assembly.make_data(cfg, source, method.inputs, support)
+    training = cfg.method.training
+    trainer = assembly.make_trainer(
+        cfg,
+        logger=assembly.make_loggers(cfg),
+        max_epochs=1 if training is None else training.epochs,
+    )
+    figures: dict[str, Any] = {}
+    if cfg.ckpt_path is not None:
+        figures = checkpoint.restore(method, Path(cfg.ckpt_path), cfg.method.name)
+    else:
+        if data.train is not None:
+            with clock("fit"):
+                trainer.fit(method, datamodule=data)
+        if data.validation is not None:
+            with clock("selection"):
+                figures.update(*trainer.validate(method, datamodule=data, verbose=False))
     with clock("test"):
         figures.update(*trainer.test(method, datamodule=data, verbose=False))
     result = _record(cfg, source, method, data, figures, clock)
@@ -105,94 +120,22 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
-def _source(cfg: DictConfig, dataset: Any) -> "FeatureSource":
-    from src.features.precomputed import PrecomputedFeatures
-    from src.features.source import ImageFeatures
-    from src.features.store import FeatureStore
-
-    if isinstance(dataset, PrecomputedFeatures):
-        return dataset
-    return ImageFeatures(
-        name=cfg.dataset.name,
-        dataset=dataset,
-        templates=list(cfg.dataset.templates),
-        backbone=cfg.backbone.name,
-        architecture=cfg.backbone.architecture,
-        pretrained=cfg.backbone.pretrained,
-        precision=cfg.backbone.precision,
-        batch_size=cfg.backbone.batch_size,
-        store=FeatureStore(Path(cfg.paths.features)),
-        trainer=partial(_trainer, cfg, logger=False),
-    )
-
-
-def _selection(cfg: DictConfig) -> str:
-    return str(cfg.selection.name) if cfg.method.search is not None else "fixed"
-
-
-def _method(cfg: DictConfig, source: "FeatureSource") -> "TrainingFree":
-    from src.methods.training_free import TrainingFree
-    from src.selection import search_from
-
-    text, logit_scale = source.text()
-    head = build(cfg.method.head, text=text, logit_scale=logit_scale)
-    search = None
-    if _selection(cfg) != "fixed":
-        search = search_from(cfg.selection.search, cfg.method.search, cfg.method.head)
-    return TrainingFree(head, len(source.class_names), cfg.save_predictions, search)
-
-
-def _data(cfg: DictConfig, source: "FeatureSource", inputs: list[str]) -> "FeatureDataModule":
-    from src.features.datamodule import FeatureDataModule
-
-    spatial = "spatial" in inputs
-    match _selection(cfg):
-        case "fixed":
-            validation = None
-        case "val_few_shot":
-            validation = source.few_shot_validation(cfg.shots, cfg.seed, spatial)
-        case split:
-            validation = source.split(split, spatial)
-    test = source.split("test", spatial)
-    return FeatureDataModule(inputs, cfg.batch_size, test, validation)
-
-
-def _loggers(cfg: DictConfig) -> list[Any]:
-    loggers = [build(node) for node in cfg.logger.values()]
-    for logger in loggers:
-        logger.log_hyperparams(_plain(cfg))
-    return loggers
-
-
-def _trainer(cfg: DictConfig, callbacks: Sequence["Callback"] = (), **settings: Any) -> "Trainer":
-    from lightning import Trainer
-    from lightning.pytorch.callbacks import RichProgressBar
-
-    return Trainer(
-        **cfg.trainer,
-        **settings,
-        callbacks=[RichProgressBar(), *callbacks],
-        default_root_dir=cfg.paths.output,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
 def _record(
     cfg: DictConfig,
     source: "FeatureSource",
-    method: "TrainingFree",
+    method: "Method",
     data: "FeatureDataModule",
-    figures: Mapping[str, float],
+    figures: Mapping[str, Any],
     clock: Clock,
 ) -> "Result":
+    from src.assembly import selection_of
     from src.results import record
     from src.results.published import published
 
-    selection = _selection(cfg)
+    selection = figures.get("selection", selection_of(cfg))
     settings = [name for name in cfg.method.head if name != "_target_"]
-    shots = cfg.shots if selection == "val_few_shot" else 0
+    few_shot = cfg.method.support is not None or selection == "val_few_shot"
+    shots = cfg.shots if few_shot else 0
     weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
     return record.Result(
         dataset=cfg.dataset.name,
@@ -209,8 +152,8 @@ def _record(
         selected_on_test=selection == "test",
         n_test=len(data.test),
         n_classes=len(source.class_names),
-        trainable_parameters=0,
-        epochs=0,
+        trainable_parameters=method.trainable_parameters(),
+        epochs=0 if cfg.method.training is None else cfg.method.training.epochs,
         timings_s=clock.seconds,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         published=published(cfg.dataset.name, cfg.method.name, shots, cfg.backbone.name, weights),
@@ -221,20 +164,23 @@ def _record(
     )
 
 
-def _save(cfg: DictConfig, trainer: "Trainer", method: "TrainingFree", result: "Result") -> None:
+def _save(cfg: DictConfig, trainer: "Trainer", method: "Method", result: "Result") -> None:
     from lightning.pytorch.loggers import WandbLogger
     from safetensors.torch import save_file
 
     from src.files import replacing
+    from src.methods import checkpoint
 
     output = Path(cfg.paths.output)
     if cfg.save_predictions:
         with replacing(output / "predictions.safetensors") as temporary:
             save_file(method.predictions, temporary)
+    if cfg.method.training is not None and cfg.ckpt_path is None:
+        checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
     result.write(output)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(vars(result))
+            logger.experiment.summary.update(asdict(result))
             logger.experiment.finish()
 
 

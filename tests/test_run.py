@@ -189,6 +189,11 @@ def test_help_lists_the_choices():
         (["dataset=dtd"], "data/dtd is missing"),
         (["selection=val_few_shot", "shots=10000"], "shots=10000 is more than the data holds"),
         (["backbone.architecture=local-dir:/nowhere"], "/nowhere"),
+        (
+            ["backbone=vit_b32", "backbone.pretrained=src/features/tiny/model.safetensors"],
+            "does not hold weights of ViT-B-32-quickgelu",
+        ),
+        (["backbone=rn50", "backbone.architecture=RN50"], "architecture=RN50-quickgelu"),
     ],
 )
 def test_a_mistake_ends_in_one_message(tmp_path, arguments, message):

@@ -1,6 +1,5 @@
 """The frozen CLIP: global and spatial image features, and text features."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -13,13 +12,6 @@ from torchvision.transforms import Compose
 from src.errors import UserError
 from src.features.weights import load_model
 
-log = logging.getLogger(__name__)
-
-LOCAL_DIR = "local-dir:"
-CONFIG_NAME = "open_clip_config.json"
-WEIGHTS_NAMES = ("open_clip_model.safetensors", "model.safetensors")  # open_clip's preference
-QUICK_GELU = "-quickgelu"
-RANDOM_SEED = 0
 PROMPTS_PER_PASS = 256
 SAME_TEXT = 1 - 1e-6
 """Cosine similarity from which two classes cannot be told apart in float32."""
@@ -180,27 +172,15 @@ class FrozenClip(nn.Module):
 
         if not isinstance(self.tokenizer, SimpleTokenizer):
             return
-        embedding = getattr(self.model, "text", self.model).token_embedding.weight
-        unseen = set((~embedding.any(dim=1)).nonzero().flatten().tolist())
-        unknown: dict[str, str] = {}
         for prompt in prompts:
-            tokens = self.tokenizer.encode(prompt)
-            length = len(tokens) + 2  # the start and the end of the text
+            length = len(self.tokenizer.encode(prompt)) + 2  # the start and the end of the text
             if length > self.tokenizer.context_length:
                 raise UserError(
                     f"the prompt {prompt!r} has {length} tokens and {self.architecture} reads "
                     f"{self.tokenizer.context_length}: shorten the class name or the template."
                 )
-            if not unseen.isdisjoint(tokens):
-                for word in self.tokenizer.pat.findall(self.tokenizer.clean_fn(prompt)):
-                    if not unseen.isdisjoint(self.tokenizer.encode(word)):
-                        unknown.setdefault(word, prompt)
-        if unknown:
-            raise UserError(
-                f"{self.architecture} does not know the word(s) {_listing(unknown)} (as in "
-                f"{_listing(map(repr, dict.fromkeys(unknown.values())))}): rename the classes, "
-                "change the template, or choose another backbone."
-            )
+        embedding = getattr(self.model, "text", self.model).token_embedding
+        check_words(prompts, self.tokenizer, embedding, self.architecture)
 
     def _check_distinct(
         self, features: Float[Tensor, "c d"], prompts: Sequence[Sequence[str]]
@@ -216,6 +196,35 @@ class FrozenClip(nn.Module):
                 f"{self.architecture} cannot tell apart {_listing(same)}: their text features are "
                 "equal. Rename or merge the classes."
             )
+
+
+def check_words(
+    prompts: Sequence[str], tokenizer: Any, embedding: nn.Embedding, architecture: str
+) -> None:
+    """Refuse words that a model never saw in training: their rows of the token table are zero.
+
+    Args:
+        prompts: of any length.
+        tokenizer: open_clip's SimpleTokenizer.
+        embedding: the model's token table.
+        architecture: the model's name, for the message.
+
+    Raises:
+        UserError: some word is unknown; up to five of them and their prompts are named.
+    """
+    unseen = set((~embedding.weight.any(dim=1)).nonzero().flatten().tolist())
+    unknown: dict[str, str] = {}
+    for prompt in prompts:
+        if not unseen.isdisjoint(tokenizer.encode(prompt)):
+            for word in tokenizer.pat.findall(tokenizer.clean_fn(prompt)):
+                if not unseen.isdisjoint(tokenizer.encode(word)):
+                    unknown.setdefault(word, prompt)
+    if unknown:
+        raise UserError(
+            f"{architecture} does not know the word(s) {_listing(unknown)} (as in "
+            f"{_listing(map(repr, dict.fromkeys(unknown.values())))}): rename the classes, "
+            "change the template, or choose another backbone."
+        )
 
 
 def _attention_pool(

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.images import ImageDataset, Item
+from src.data.images import ImageDataset
 from src.errors import UserError
 from src.features.clip import FrozenClip
 from src.features.store import EntryWriter
+from src.features.views import Augmentation, View, ViewTransform
 
 
 class ImageBatches(Dataset[dict[str, Any] | UserError]):
@@ -28,23 +28,24 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
     def __init__(
         self,
         dataset: ImageDataset,
-        items: Sequence[Item],
-        transform: Callable[[Image.Image], Tensor],
+        views: Sequence[View],
+        transform: ViewTransform,
         batches: Sequence[tuple[int, range]],
     ) -> None:
-        self.dataset, self.items, self.transform, self.batches = dataset, items, transform, batches
+        self.dataset, self.views, self.transform, self.batches = dataset, views, transform, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Any] | UserError:
         shard, rows = self.batches[index]
-        items = self.items[rows.start : rows.stop]
+        views = self.views[rows.start : rows.stop]
         try:
-            images = torch.stack([self.transform(self.dataset.load(item)) for item in items])
+            images = [self.transform(self.dataset.load(view.item), view) for view in views]
         except UserError as error:
             return error
-        return {"shard": shard, "images": images, "label": torch.tensor([i.label for i in items])}
+        label = torch.tensor([view.item.label for view in views])
+        return {"shard": shard, "images": torch.stack(images), "label": label}
 
 
 class PendingBatches(LightningDataModule):
@@ -57,13 +58,13 @@ class PendingBatches(LightningDataModule):
     def __init__(
         self,
         dataset: ImageDataset,
-        items: Sequence[Item],
-        transform: Callable[[Image.Image], Tensor],
+        views: Sequence[View],
+        transform: ViewTransform,
         writer: EntryWriter,
         batch_size: int,
     ) -> None:
         super().__init__()
-        self.dataset, self.items, self.transform = dataset, items, transform
+        self.dataset, self.views, self.transform = dataset, views, transform
         self.writer, self.rows_per_batch = writer, batch_size
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
@@ -76,7 +77,7 @@ class PendingBatches(LightningDataModule):
             for rows in [self.writer.rows_of(shard)]
             for start in range(rows.start, rows.stop, self.rows_per_batch)
         ]
-        images = ImageBatches(self.dataset, self.items, self.transform, batches)
+        images = ImageBatches(self.dataset, self.views, self.transform, batches)
         # A worker takes longer to start than a few batches take to decode.
         workers = min(os.cpu_count() or 1, len(batches) // 4)
         return DataLoader(images, batch_size=None, num_workers=workers)
@@ -134,18 +135,20 @@ class ShardWriter(BasePredictionWriter):
 
 def extract(
     dataset: ImageDataset,
-    items: Sequence[Item],
+    views: Sequence[View],
+    augmentation: Augmentation | None,
     clip: FrozenClip,
     spatial: bool,
     writer: EntryWriter,
     batch_size: int,
     trainer: Callable[..., Trainer],
 ) -> None:
-    """Fill every pending shard of `writer` with float16 features of `items`.
+    """Fill every pending shard of `writer` with float16 features of `views`.
 
     Args:
         dataset: opens the images.
-        items: one for each row of the entry.
+        views: one for each row of the entry.
+        augmentation: how the numbered views look.
         clip: computes the features.
         spatial: whether to keep spatial features beside the global ones.
         writer: of the entry; its lock is held.
@@ -155,7 +158,8 @@ def extract(
     Raises:
         UserError: an image is missing or cannot be decoded, or a feature is not finite.
     """
-    data = PendingBatches(dataset, items, clip.preprocess, writer, batch_size)
+    transform = ViewTransform(clip.preprocess, clip.image_size, augmentation)
+    data = PendingBatches(dataset, views, transform, writer, batch_size)
     runner = trainer(callbacks=[ShardWriter(writer)])
     runner.predict(Encoder(clip, spatial), datamodule=data, return_predictions=False)
     runner.strategy.barrier()

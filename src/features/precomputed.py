@@ -16,16 +16,17 @@ views of each image.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from src.data import few_shot
 from src.errors import UserError
+from src.features.views import Augmentation
 
 
 class Item(NamedTuple):
@@ -79,6 +80,17 @@ class PrecomputedFeatures:
             )
         return text.float(), self.logit_scale
 
+    def learnable_prompts(self, n_context: int) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"learning {n_context} context vectors needs the text tower, and precomputed features "
+            "come without one: choose another method, or a dataset with images."
+        )
+
     def split(self, name: str, spatial: bool) -> Rows:
         path = self._folder / f"{name}.safetensors"
         if not path.is_file() and name == "val":
@@ -103,6 +115,29 @@ class PrecomputedFeatures:
         _, drawn = few_shot.sample(_labelled(train), _labelled(val), shots, seed)
         chosen = torch.tensor([item.row for item in drawn])
         return Rows({name: tensor[chosen] for name, tensor in val.tensors.items()})
+
+    def support(
+        self, shots: int, seed: int, spatial: bool, _: Augmentation | None
+    ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
+        """Draw the support set out of `train`, with as many views as the file holds."""
+        train = self.split("train", spatial)
+        drawn, _validation = few_shot.sample(_labelled(train), [], shots, seed)
+        chosen = torch.tensor([item.row for item in drawn])
+        tensors = {name: tensor[chosen] for name, tensor in train.tensors.items()}
+        label = tensors.pop("label")
+        if tensors["global"].ndim == 3:
+            tensors["global"] = tensors["global"].transpose(0, 1)
+        else:
+            tensors["global"] = tensors["global"].unsqueeze(0)
+        if spatial:
+            tensors["spatial"] = tensors["spatial"].unsqueeze(0)
+        views = {len(tensor) for tensor in tensors.values()}
+        if len(views) > 1:
+            raise UserError(
+                f"{self._folder / 'train.safetensors'}: global has several views of each image "
+                "and spatial one: give as many of both."
+            )
+        return tensors, label
 
     def _check(self, path: Path, tensors: dict[str, Tensor]) -> None:
         label, width = tensors["label"], self.text()[0].shape[1]

@@ -4,11 +4,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning import Trainer
 from torch import Tensor
 
@@ -17,11 +18,15 @@ from src.data.images import ImageDataset, Item
 from src.features.clip import FrozenClip, make_prompts
 from src.features.datamodule import Features
 from src.features.store import FeatureEntry, FeatureStore
+from src.features.text_tower import TextTower
+from src.features.views import Augmentation, View
 from src.features.weights import weights_id
 
 log = logging.getLogger(__name__)
 
 BATCHES_PER_SHARD = 4
+GLOBAL = ("global",)
+SPATIAL = ("global", "spatial")
 
 
 class FeatureSource(Protocol):
@@ -33,11 +38,35 @@ class FeatureSource(Protocol):
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
         """Give the class text features and the logit scale."""
 
+    def learnable_prompts(self, n_context: int) -> "LearnablePrompts":
+        """Give what it takes to learn `n_context` context vectors of the class prompts."""
+
     def split(self, name: str, spatial: bool) -> Features:
         """Give all of `train`, `val` or `test`; with `spatial` features if asked for."""
 
     def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Features:
         """Draw the min(`shots`, 4) validation images per class of CoOp's protocol."""
+
+    def support(
+        self, shots: int, seed: int, spatial: bool, augmentation: Augmentation | None
+    ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
+        """Draw the support set of CoOp's protocol: features `[v, n, ...]` by name, and labels."""
+
+
+class LearnablePrompts(NamedTuple):
+    """Class prompts whose context is learned, and the frozen tower that reads them.
+
+    Attributes:
+        tower: common prefix, each class's rest and `ends` to text features.
+        embeddings: token embeddings `[c, l, w]`, placeholders where the context goes.
+        ends: where each class ends, int64 `[c]`.
+        logit_scale: the factor on cosine similarities.
+    """
+
+    tower: TextTower
+    embeddings: Float[Tensor, "c l w"]
+    ends: Int[Tensor, " c"]
+    logit_scale: float
 
 
 class ImageFeatures:
@@ -91,38 +120,78 @@ class ImageFeatures:
             entry = self._existing(key)
         return entry.tensor("text"), float(entry.manifest["made_by"]["logit_scale"])
 
+    def learnable_prompts(self, n_context: int) -> LearnablePrompts:
+        tower = TextTower(self._clip)
+        embeddings, ends = tower.embed(self.class_names, n_context)
+        return LearnablePrompts(tower, embeddings, ends, self._clip.logit_scale)
+
     def split(self, name: str, spatial: bool) -> Features:
         return self._features(name, self._dataset.splits[name], spatial)
 
     def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Features:
-        splits = self._dataset.splits
-        _, validation = few_shot.sample(splits["train"], splits["val"], shots, seed)
+        _, validation = self._sample(shots, seed)
         return self._features("val_few_shot", validation, spatial)
 
-    def _features(self, split: str, items: Sequence[Item], spatial: bool) -> FeatureEntry:
+    def support(
+        self, shots: int, seed: int, spatial: bool, augmentation: Augmentation | None
+    ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
+        items, _ = self._sample(shots, seed)
+        views = 1 if augmentation is None else augmentation.views
+        rows = self._features("support", items, spatial, augmentation)
+        tensors = rows.rows(0, len(rows))
+        label = tensors.pop("label")[: len(items)]
+        shape = (views, len(items))
+        return {name: t.reshape(*shape, *t.shape[1:]) for name, t in tensors.items()}, label
+
+    def _sample(self, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
+        splits = self._dataset.splits
+        return few_shot.sample(splits["train"], splits["val"], shots, seed)
+
+    def _features(
+        self,
+        split: str,
+        items: Sequence[Item],
+        spatial: bool,
+        augmentation: Augmentation | None = None,
+    ) -> FeatureEntry:
         fingerprint = self._dataset.fingerprint(items)
-        with_spatial = self._key(split, fingerprint, ["global", "spatial"])
-        global_only = self._key(split, fingerprint, ["global"])
         # An entry with spatial features serves whoever needs only the global ones.
-        for key in [with_spatial] if spatial else [with_spatial, global_only]:
+        for features in [SPATIAL] if spatial else [SPATIAL, GLOBAL]:
+            key = self._key(split, fingerprint, features, augmentation)
             entry = self._store.open(key)
             if entry is not None:
                 return entry
-        key = with_spatial if spatial else global_only
-        self._extract(key, items, spatial)
+        self._extract(key, items, spatial, augmentation)
         return self._existing(key)
 
-    def _extract(self, key: dict[str, Any], items: Sequence[Item], spatial: bool) -> None:
+    def _extract(
+        self,
+        key: dict[str, Any],
+        items: Sequence[Item],
+        spatial: bool,
+        augmentation: Augmentation | None,
+    ) -> None:
         from src.features.extract import extract
 
+        numbers = [None] if augmentation is None else range(augmentation.views)
+        views = [View(item, number) for number in numbers for item in items]
         rows_per_shard = BATCHES_PER_SHARD * self._batch_size
-        with self._store.writing(key, len(items), rows_per_shard, self._made_by()) as writer:
+        with self._store.writing(key, len(views), rows_per_shard, self._made_by()) as writer:
             if not writer.pending:
                 return
             where = f"{self._name}/{key['split']}"
-            log.info("extracting %s: %d images with %s", where, len(items), self._backbone)
+            log.info("extracting %s: %d images with %s", where, len(views), self._backbone)
             trainer = partial(self._trainer, precision=self._precision)
-            extract(self._dataset, items, self._clip, spatial, writer, self._batch_size, trainer)
+            extract(
+                self._dataset,
+                views,
+                augmentation,
+                self._clip,
+                spatial,
+                writer,
+                self._batch_size,
+                trainer,
+            )
 
     def _existing(self, key: dict[str, Any]) -> FeatureEntry:
         entry = self._store.open(key)
@@ -130,17 +199,23 @@ class ImageFeatures:
             raise RuntimeError(f"the features of {key} vanished while they were written")
         return entry
 
-    def _key(self, split: str, fingerprint: str, features: list[str]) -> dict[str, Any]:
+    def _key(
+        self,
+        split: str,
+        fingerprint: str,
+        features: Sequence[str],
+        augmentation: Augmentation | None = None,
+    ) -> dict[str, Any]:
         return {
             "dataset": self._name,
             "fingerprint": fingerprint,
             "split": split,
             "backbone": self._backbone,
             "weights": self._weights,
-            # open_clip's inference transform, which the weights determine
-            "preprocessing": "inference",
+            # open_clip's inference transform is determined by the weights
+            "preprocessing": "inference" if augmentation is None else asdict(augmentation),
             "precision": self._precision,
-            "features": features,
+            "features": list(features),
         }
 
     @cached_property

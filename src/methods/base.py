@@ -1,4 +1,4 @@
-"""What every method does with the test split."""
+"""What every method does with the validation and the test split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +14,8 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
+from src.selection import Search
+
 CALIBRATION_BINS = 15
 
 Batch = Mapping[str, Tensor]
@@ -21,7 +23,10 @@ Batch = Mapping[str, Tensor]
 
 
 class Method(LightningModule):
-    """Tests a head: top-1 and mean class accuracy, calibration error, optionally the logits.
+    """Searches a head's settings and tests it; all that a method without gradient does.
+
+    `trainer.validate` searches the settings, puts the best into the head and logs
+    `validation_accuracy` (per cent).
 
     `trainer.test` logs, in per cent but for `ece` (0 to 1): `accuracy` (top-1),
     `mean_class_accuracy` (over the classes that the split holds) and `ece` (expected calibration
@@ -31,11 +36,19 @@ class Method(LightningModule):
 
     head: Any  # a module of src.heads: `inputs`, and features in that order to logits
 
-    def __init__(self, head: nn.Module, n_classes: int, keep_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        head: nn.Module,
+        n_classes: int,
+        keep_predictions: bool = False,
+        search: Search | None = None,
+    ) -> None:
         super().__init__()
         self.head = head
         self.keep_predictions = keep_predictions
+        self.search = search
         self.predictions: dict[str, Tensor] = {}
+        self.checkpoint_extra: dict[str, Any] = {}
         self._kept: list[tuple[Tensor, Tensor]] = []
         self.metrics = MetricCollection(
             {
@@ -45,6 +58,13 @@ class Method(LightningModule):
             },
             compute_groups=False,
         )
+
+    def trainable_parameters(self) -> int:
+        """Count the numbers that training changes."""
+        return 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self.checkpoint_extra)
 
     @property
     def inputs(self) -> list[str]:
@@ -58,6 +78,17 @@ class Method(LightningModule):
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         logits: Tensor = self.head(*self.features(batch))
         return logits
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        assert self.search is not None
+        self.search.add(self.head, self.features(batch), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        assert self.search is not None
+        choice = self.search.best()
+        for setting, value in choice.settings.items():
+            setattr(self.head, setting, value)
+        self.log("validation_accuracy", choice.accuracy)
 
     def test_step(self, batch: Batch, _: int) -> None:
         logits = self(batch)

@@ -9,6 +9,7 @@ from rich.table import Table
 from src.results.record import Result
 
 DAGGER = "†"
+NOT_COMPARABLE = f"{DAGGER} settings chosen on the test split: not comparable."
 CONDITIONS = ("dataset", "backbone", "shots", "seed", "selection")
 WORDS = {"dataset", "backbone", "method", "selection"}
 
@@ -33,7 +34,7 @@ def show(results: Sequence[Result], title: str) -> None:
     console.print("  ".join(f"[dim]{name}[/dim] {rows[0][name]}" for name in shared))
     console.print(table)
     if any(result.selected_on_test for result in results):
-        console.print(f"{DAGGER} settings chosen on the test split: not comparable.")
+        console.print(NOT_COMPARABLE)
 
 
 def _row(result: Result) -> dict[str, str]:

@@ -50,3 +50,21 @@ def calip(global_feature, spatial, text, logit_scale, factor, beta2, beta3):
         * (dot(f, classes[c]) + beta2 * dot(f, attended_text[c]) + beta3 * dot(visual, classes[c]))
         for c in range(len(classes))
     ]
+
+
+def tip_adapter(global_feature, views, label, text, logit_scale, alpha, beta):
+    """Logits of one image; `views[v][i]` is view v of support image i."""
+    f = normalized(global_feature)
+    logits = zero_shot(global_feature, text, logit_scale)
+    for own_views, c in zip(zip(*views, strict=True), label, strict=True):
+        mean = [sum(column) / len(column) for column in zip(*own_views, strict=True)]
+        logits[c] += alpha * math.exp(-beta * (1 - dot(f, normalized(mean))))
+    return logits
+
+
+def clip_adapter(global_feature, text, logit_scale, down, up, ratio):
+    """Logits of one image; `down` [d/4, d] and `up` [d, d/4] are the adapter's weights."""
+    hidden = [max(dot(row, global_feature), 0) for row in down]
+    adapted = [max(dot(row, hidden), 0) for row in up]
+    pairs = zip(adapted, global_feature, strict=True)
+    return zero_shot([ratio * a + (1 - ratio) * f for a, f in pairs], text, logit_scale)

@@ -4,7 +4,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from src.heads.zero_shot import ZeroShot
-from src.methods.training_free import TrainingFree
+from src.methods.base import Method
 
 CLASSES, WIDTH = 4, 6
 
@@ -14,7 +14,7 @@ def figures_of(image, label, text, batch_size, **settings):
         {"global": i, "label": y}
         for i, y in zip(image.split(batch_size), label.split(batch_size), strict=True)
     ]
-    method = TrainingFree(ZeroShot(text, 10.0), CLASSES, **settings)
+    method = Method(ZeroShot(text, 10.0), CLASSES, **settings)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )

@@ -1,0 +1,137 @@
+"""From a composed configuration to the objects of a run. Only `src.run` uses it."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from src.config import build
+from src.features.datamodule import FeatureDataModule, SupportBatches
+from src.features.precomputed import PrecomputedFeatures
+from src.features.source import FeatureSource, ImageFeatures
+from src.features.store import FeatureStore
+from src.features.views import Augmentation
+from src.heads.support import Support
+from src.methods.base import Method
+from src.selection import Search, search_from
+
+
+def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
+    """Give the dataset's features: those brought along, or a store's with CLIP behind it."""
+    if isinstance(dataset, PrecomputedFeatures):
+        return dataset
+    return ImageFeatures(
+        name=cfg.dataset.name,
+        dataset=dataset,
+        templates=list(cfg.dataset.templates),
+        backbone=cfg.backbone.name,
+        architecture=cfg.backbone.architecture,
+        pretrained=cfg.backbone.pretrained,
+        precision=cfg.backbone.precision,
+        batch_size=cfg.backbone.batch_size,
+        store=FeatureStore(Path(cfg.paths.features)),
+        trainer=partial(make_trainer, cfg, logger=False),
+    )
+
+
+def selection_of(cfg: DictConfig) -> str:
+    """Name what settings are chosen on; `fixed` where the method has nothing to choose."""
+    chooses = cfg.method.search is not None or cfg.method.module.get("keep") == "best"
+    return str(cfg.selection.name) if chooses else "fixed"
+
+
+def make_support(cfg: DictConfig, source: FeatureSource) -> Support | None:
+    """Draw the support set, for methods that need one."""
+    settings = cfg.method.support
+    if settings is None:
+        return None
+    augmentation = None
+    if settings.views is not None:
+        augmentation = Augmentation(settings.views, settings.min_scale, settings.horizontal_flip)
+    head_class: Any = get_class(cfg.method.head._target_)
+    spatial = "spatial" in head_class.inputs
+    return Support(*source.support(cfg.shots, cfg.seed, spatial, augmentation))
+
+
+def make_head(cfg: DictConfig, source: FeatureSource, support: Support | None) -> nn.Module:
+    """Build the method's head, and show it the support set where it asks for it."""
+    head_class: Any = get_class(cfg.method.head._target_)
+    if getattr(head_class, "learns_context", False):
+        prompts = source.learnable_prompts(cfg.method.head.n_context)
+        head: Any = build(cfg.method.head, **prompts._asdict())
+    else:
+        text, logit_scale = source.text()
+        head = build(cfg.method.head, text=text, logit_scale=logit_scale)
+    if support is not None and hasattr(head, "prepare"):
+        head.prepare(support)
+    return head
+
+
+def make_data(
+    cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], support: Support | None
+) -> FeatureDataModule:
+    """Gather what is tested, selected and trained on."""
+    spatial = "spatial" in inputs
+    training = cfg.method.training
+    # Methods that train watch their validation accuracy even where they choose nothing by it.
+    selection = selection_of(cfg) if training is None else cfg.selection.name
+    validation = train = None
+    if selection == "val_few_shot":
+        validation = source.few_shot_validation(cfg.shots, cfg.seed, spatial)
+    elif selection != "fixed":
+        validation = source.split(selection, spatial)
+    if training is not None and support is not None:
+        train = SupportBatches(support.features, support.label, inputs)
+    return FeatureDataModule(
+        inputs,
+        cfg.batch_size,
+        test=source.split("test", spatial),
+        validation=validation,
+        train=train,
+        train_batch_size=1 if training is None else training.batch_size,
+        seed=cfg.seed,
+    )
+
+
+def make_method(cfg: DictConfig, head: nn.Module, n_classes: int) -> Method:
+    """Wrap the head into the method's LightningModule."""
+    search: Search | None = None
+    if selection_of(cfg) != "fixed" and "outer" in (cfg.method.search or {}):
+        search = search_from(cfg.selection.search, cfg.method.search, cfg.method.head)
+    method: Method = build(
+        cfg.method.module,
+        head=head,
+        n_classes=n_classes,
+        keep_predictions=cfg.save_predictions,
+        search=search,
+    )
+    return method
+
+
+def make_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = (), **settings: Any) -> Trainer:
+    """Make a Lightning Trainer; checkpoints are written by the run, not by the Trainer."""
+    return Trainer(
+        **cfg.trainer,
+        **settings,
+        callbacks=[RichProgressBar(), *callbacks],
+        default_root_dir=cfg.paths.output,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+
+
+def make_loggers(cfg: DictConfig) -> list[Any]:
+    """Build the loggers, each told the whole configuration."""
+    loggers = [build(node) for node in cfg.logger.values()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return loggers

@@ -1,0 +1,91 @@
+"""Augmented views of an image, the same ones every time."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import (
+    Compose,
+    InterpolationMode,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+)
+
+from src.data.images import Item
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How to view an image: a random crop, resized bicubically, perhaps mirrored.
+
+    Attributes:
+        views: how many views of each image, 1 or more.
+        min_scale: the least share of the image's area that a crop keeps, above 0, at most 1.
+        horizontal_flip: mirror each view with a chance of one half.
+    """
+
+    views: int
+    min_scale: float
+    horizontal_flip: bool
+
+    def __post_init__(self) -> None:
+        if self.views < 1 or not 0 < self.min_scale <= 1:
+            raise UserError(
+                f"views={self.views} must be 1 or more, and min_scale={self.min_scale} above 0 and "
+                "at most 1: correct method.support."
+            )
+
+
+class View(NamedTuple):
+    """One look at one image; view None is CLIP's own inference transform."""
+
+    item: Item
+    number: int | None
+
+
+class ViewTransform:
+    """Turn an image into what CLIP reads: float32 `[3, h, w]`.
+
+    The crop of a view depends on the image's key and the view's number alone: not on the order of
+    images, the number of workers or the run's seed.
+    """
+
+    def __init__(
+        self, inference: Compose, size: tuple[int, int], augmentation: Augmentation | None
+    ) -> None:
+        """Derive the transform from CLIP's own.
+
+        Args:
+            inference: CLIP's inference transform, which ends in to-tensor and normalisation.
+            size: height and width that CLIP reads.
+            augmentation: how to crop; None if there are only views without a number.
+        """
+        self.inference = inference
+        if augmentation is not None:
+            self.augmented = Compose(
+                [
+                    RandomResizedCrop(
+                        size,
+                        scale=(augmentation.min_scale, 1.0),
+                        interpolation=InterpolationMode.BICUBIC,
+                    ),
+                    RandomHorizontalFlip(0.5 if augmentation.horizontal_flip else 0.0),
+                    *inference.transforms[-2:],
+                ]
+            )
+
+    def __call__(self, image: Image.Image, view: View) -> Float[Tensor, "3 h w"]:
+        tensor: Tensor
+        if view.number is None:
+            tensor = self.inference(image)
+            return tensor
+        digest = hashlib.sha256(f"{view.number} {view.item.key}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:8], "little"))
+            tensor = self.augmented(image)
+            return tensor

@@ -1,0 +1,127 @@
+"""Methods that train a head by gradient on the support set."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, SequentialLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from src.errors import UserError
+from src.methods.base import Batch, Method
+from src.selection import Search
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over training: a constant warm-up, then a cosine to zero.
+
+    Attributes:
+        epochs: passes over the support set, each with another view of every image.
+        interval: how often the rate changes.
+        warmup_epochs: epochs at `warmup_lr` before the cosine begins.
+        warmup_lr: the learning rate of the warm-up.
+    """
+
+    epochs: int
+    interval: Literal["step", "epoch"] = "step"
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise UserError(
+                f"epochs={self.epochs} must be more than warmup_epochs={self.warmup_epochs}: "
+                "correct method.schedule."
+            )
+
+    def build(self, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+        """Make the scheduler that Lightning advances every `interval`."""
+        scale = steps_per_epoch if self.interval == "step" else 1
+        warmup, total = self.warmup_epochs * scale, self.epochs * scale
+        cosine = CosineAnnealingLR(optimizer, T_max=total - warmup)
+        if warmup == 0:
+            return cosine
+        factor = self.warmup_lr / optimizer.defaults["lr"]
+        constant = ConstantLR(optimizer, factor=factor, total_iters=warmup)
+        return SequentialLR(optimizer, [constant, cosine], milestones=[warmup])
+
+
+class Trained(Method):
+    """`trainer.fit` minimises the cross-entropy of the head's logits on the support set.
+
+    It logs `train_loss`, and `validation_accuracy` (per cent) where there are validation images.
+    What remains is the head after the last epoch or, with `keep="best"`, after the first epoch
+    with the best validation accuracy; never what is best on the test split.
+
+    Raises:
+        UserError: during training, if the loss is not finite.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        n_classes: int,
+        optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
+        schedule: Schedule,
+        keep: Literal["last", "best"],
+        keep_predictions: bool = False,
+        search: Search | None = None,
+    ) -> None:
+        super().__init__(head, n_classes, keep_predictions, search)
+        self.optimizer, self.schedule, self.keep = optimizer, schedule, keep
+        self.validation_accuracy = MulticlassAccuracy(n_classes, average="micro")
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+
+    def trainable_parameters(self) -> int:
+        return sum(p.numel() for p in self.head.parameters() if p.requires_grad)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        parameters = (p for p in self.head.parameters() if p.requires_grad)
+        optimizer = self.optimizer(parameters)
+        steps = int(self.trainer.estimated_stepping_batches) // self.schedule.epochs
+        scheduler = self.schedule.build(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.schedule.interval},
+        }
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        loss = cross_entropy(self(batch), batch["label"])
+        if not loss.isfinite():
+            raise UserError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch}, step "
+                f"{self.global_step}: try a lower method.optimizer.lr."
+            )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["label"]))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        if self._searching:
+            super().validation_step(batch, index)
+        else:
+            self.validation_accuracy.update(self(batch), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        if self._searching:
+            super().on_validation_epoch_end()
+            return
+        accuracy = 100 * self.validation_accuracy.compute()
+        self.validation_accuracy.reset()
+        self.log("validation_accuracy", accuracy, prog_bar=True)
+        fitting = self.trainer.state.fn == "fit"
+        if fitting and self.keep == "best" and (self._best is None or accuracy > self._best[0]):
+            self._best = float(accuracy), copy.deepcopy(self.head.state_dict())
+
+    def on_fit_end(self) -> None:
+        if self._best is not None:
+            self.head.load_state_dict(self._best[1])
+
+    @property
+    def _searching(self) -> bool:
+        return self.search is not None and self.trainer.state.fn == "validate"
