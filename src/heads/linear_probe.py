@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from src.heads.support import Support
-from src.heads.tip_adapter import require_every_class
+from src.heads.support import Support, require_every_class
 
 MAX_ITERATIONS = 1000
 COARSE_EXPONENTS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
@@ -29,8 +28,8 @@ class LinearProbe(nn.Module):
     text features nor the logit scale enters. Every view of a support image is a training image.
 
     Attributes:
-        weight: float32 `[c, d]`, after `prepare` or `fit`.
-        bias: float32 `[c]`, after `prepare` or `fit`.
+        weight: float32 `[c, d]`, after `prepare`.
+        bias: float32 `[c]`, after `prepare`.
     """
 
     inputs = ("global",)
@@ -48,17 +47,20 @@ class LinearProbe(nn.Module):
         self.c = c
 
     def prepare(self, support: Support) -> None:
-        """Fit the regression at the present `c`; see `fit`."""
-        self.fit(support, self.c)
-
-    def fit(self, support: Support, c: float) -> None:
-        """Fit the regression at `c` and keep it, `c` included.
+        """Take the support images in, as rows in float64 like lpclip's, and fit at `c`.
 
         Raises:
             UserError: a class has no support image.
         """
-        features, label = self._rows(support)
-        regression = _regression(features, label, c)
+        require_every_class(support.label, len(self.weight))
+        views = support.features["global"]
+        self._features = views.flatten(end_dim=1).double().numpy(force=True)
+        self._label = support.label.repeat(len(views)).numpy(force=True)
+        self.fit(self.c)
+
+    def fit(self, c: float) -> None:
+        """Fit the regression at `c` and keep it, `c` included."""
+        regression = _regression(self._features, self._label, c)
         weight, bias = regression.coef_, regression.intercept_
         if len(self.weight) == 2:  # scikit-learn keeps the second class's logit, the first's is 0
             weight, bias = (np.concatenate([np.zeros_like(part), part]) for part in (weight, bias))
@@ -67,10 +69,7 @@ class LinearProbe(nn.Module):
         self.c = c
 
     def choose_c(
-        self,
-        support: Support,
-        validation_features: Float[Tensor, "m d"],
-        validation_label: Int[Tensor, " m"],
+        self, validation_features: Float[Tensor, "m d"], validation_label: Int[Tensor, " m"]
     ) -> tuple[float, float]:
         """Search C on labelled validation images as CoOp's lpclip does; the head stays as it is.
 
@@ -81,17 +80,13 @@ class LinearProbe(nn.Module):
 
         Returns:
             The chosen C and its accuracy (per cent) on the validation images.
-
-        Raises:
-            UserError: a class has no support image.
         """
-        features, label = self._rows(support)
         validation = validation_features.double().numpy(force=True)
         expected = validation_label.numpy(force=True)
 
         @cache
         def accuracy(exponent: float) -> float:
-            predicted = _regression(features, label, 10.0**exponent).predict(validation)
+            predicted = _regression(self._features, self._label, 10.0**exponent).predict(validation)
             return 100.0 * float((predicted == expected).mean())
 
         peak = max(COARSE_EXPONENTS, key=accuracy)
@@ -106,15 +101,6 @@ class LinearProbe(nn.Module):
 
     def forward(self, global_features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         return global_features @ self.weight.T + self.bias
-
-    def _rows(self, support: Support) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Lay the views out as rows `[v n, d]`, in float64 as lpclip's."""
-        require_every_class(support.label, len(self.weight))
-        views = support.features["global"]
-        return (
-            views.flatten(end_dim=1).double().numpy(force=True),
-            support.label.repeat(len(views)).numpy(force=True),
-        )
 
 
 def _regression(

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.errors import UserError
-from src.heads.support import Support
+from src.heads.support import Support, require_every_class
 
 
 class TipAdapter(nn.Module):
@@ -78,17 +76,3 @@ class TipAdapter(nn.Module):
         # The product with the one-hot V, without its n_s · c · n multiplications by 0.
         votes = nearness.new_zeros(len(nearness), len(self.text))
         return votes.index_add(1, self.label, (beta * nearness).exp())
-
-
-def require_every_class(label: Int[Tensor, " n"], n_classes: int) -> None:
-    """Refuse a support set that lacks a class.
-
-    Raises:
-        UserError: a label from 0 to `n_classes - 1` is not in `label`.
-    """
-    missing = (torch.bincount(label, minlength=n_classes) == 0).nonzero().flatten().tolist()
-    if missing:
-        raise UserError(
-            f"the support set has no image of {len(missing)} of the {n_classes} classes (label "
-            f"{', '.join(map(str, missing))}): add training images of them or remove the classes."
-        )
