@@ -121,9 +121,12 @@ def _invalid_override(error: HydraException) -> str:
     message = str(error)
     if key := re.search(r"Could not override '([^'@]+)", message):
         known = _keys(OmegaConf.to_container(compose([])))
+        # Hydra composes a sweep's first configuration without the swept choices.
+        swept = {"-m", "--multirun"} & set(sys.argv)
+        hint = f" If a swept choice has it, give ++{key[1]}=..." if swept else ""
         return (
             f"the configuration has no key {key[1]!r}. {_near(key[1], known)}"
-            "`--help` lists the keys."
+            f"`--help` lists the keys.{hint}"
         )
     return " ".join(line.strip() for line in message.split("See https", maxsplit=1)[0].splitlines())
 

@@ -177,7 +177,7 @@ def test_help_lists_the_choices():
     ("arguments", "message"),
     [
         (["dataset=eurosatt"], "no dataset called 'eurosatt'. Did you mean eurosat?"),
-        (["method=calp"], "Did you mean calip?"),
+        (["method=calp"], "Did you mean calip"),
         (["shotss=3"], "no key 'shotss'. Did you mean shots?"),
         (["method.head.beta=3"], "method.head.beta2"),
         (["nonsense"], "nonsense"),

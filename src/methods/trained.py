@@ -37,7 +37,7 @@ class Schedule:
         if not 0 <= self.warmup_epochs < self.epochs:
             raise UserError(
                 f"epochs={self.epochs} must be more than warmup_epochs={self.warmup_epochs}: "
-                "correct method.schedule."
+                "correct method.training.epochs."
             )
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
@@ -96,7 +96,7 @@ class Trained(Method):
         if not loss.isfinite():
             raise UserError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch}, step "
-                f"{self.global_step}: try a lower method.optimizer.lr."
+                f"{self.global_step}: try a lower method.module.optimizer.lr."
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["label"]))
         return loss

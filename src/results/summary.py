@@ -81,12 +81,13 @@ def show(summaries: Sequence[Summary]) -> None:
     """Print the tables in the terminal."""
     console = Console()
     for summary in summaries:
-        table = Table(title=summary.title, box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("method")
+        console.print(f"\n[bold]{summary.title}[/bold]")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        table.add_column("method", no_wrap=True)
         for shots in summary.shots:
-            table.add_column(str(shots), justify="right")
+            table.add_column(str(shots), justify="right", no_wrap=True)
         for method in summary.methods:
-            table.add_row(method, *_row(summary, method))
+            table.add_row(method, *(cell.replace(" ± ", "±") for cell in _row(summary, method)))
         console.print(table)
     if any(cell.selected_on_test for summary in summaries for cell in summary.cells.values()):
         console.print(NOT_COMPARABLE)
