@@ -73,6 +73,14 @@ def test_two_processes_on_an_empty_store_extract_once(data, undisturbed, tmp_pat
     same_features(tmp_path / "two", undisturbed)
 
 
+def test_two_ranks_share_the_shards_of_one_extraction(data, undisturbed, tmp_path):
+    ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    done = calipers(tmp_path, *ARGUMENTS, *ranks, f"paths.data={data}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output/train_ddp_process_1.log").exists()
+    same_features(tmp_path, undisturbed)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "deleted"])
 def test_a_damaged_shard_is_noticed_and_made_again(data, undisturbed, tmp_path, damage):
     done = calipers(tmp_path, *ARGUMENTS, f"paths.data={data}")

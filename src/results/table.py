@@ -43,10 +43,10 @@ def _row(result: Result) -> dict[str, str]:
     return {
         "dataset": result.dataset,
         "backbone": result.backbone,
+        "method": result.method,
         "shots": str(result.shots),
         "seed": str(result.seed),
         "selection": result.selection,
-        "method": result.method,
         "accuracy": f"[bold]{result.accuracy:.2f}{mark}[/bold]",
         "class mean": f"{result.mean_class_accuracy:.2f}",
         "ECE": f"{result.ece:.3f}",
