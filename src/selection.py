@@ -10,7 +10,7 @@ value, not at a grid's alone. Only the intervals are kept, never the logits.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from src.errors import UserError
 MARGIN = 0.05
 
 
+@runtime_checkable
 class Searchable(Protocol):
     """A head whose logits are a line in its inner setting for each outer value."""
 

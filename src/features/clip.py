@@ -1,7 +1,7 @@
 """The frozen CLIP: global and spatial image features, and text features."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -68,7 +68,7 @@ class FrozenClip(nn.Module):
         self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
 
     @classmethod
-    def load(cls, architecture: str, pretrained: str | None) -> Self:
+    def load(cls, architecture: str, pretrained: str | None) -> "FrozenClip":
         """Build a model in float32 with its weights; see `src.features.weights.load_model`."""
         return cls(*load_model(architecture, pretrained), architecture)
 

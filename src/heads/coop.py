@@ -1,7 +1,7 @@
 """CoOp: learning to prompt for vision-language models (Zhou et al., IJCV 2022)."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ class CoOp(nn.Module):
             self._cached = self.context.clone(), self.text()
         return self._cached[1]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "CoOp":
         """Move the tower along, to another device or dtype."""
         self._tower[0]._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._cached = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from src.config import ROOT
 from src.errors import UserError
@@ -69,7 +69,7 @@ class Result:
         write_json(folder / FILE, asdict(self))
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> "Result":
         """Read one `result.json`.
 
         Raises:
