@@ -8,11 +8,8 @@ import errno
 import hashlib
 import shutil
 import ssl
-import stat
-import tarfile
 import time
 import urllib.request
-import zipfile
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -31,6 +28,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from src.data.archive import UnsafeArchiveError, find, leaves_its_folder, unpack
 from src.errors import UserError
 
 WORKSPACE = ".downloads"
@@ -77,7 +75,7 @@ class Download:
                 "md5:<digest> or sha256:<digest>."
             )
         for path in (self.to, self.member):
-            if path is not None and _leaves_its_folder(path):
+            if path is not None and leaves_its_folder(path):
                 raise UserError(f"downloads: {path!r} ({self.url}) leaves its folder.")
 
     @property
@@ -144,10 +142,10 @@ def _fetch_member(download: Download, member: str, root: Path, workspace: Path) 
     shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
     try:
         with Console(stderr=True).status(f"unpacking {archive.name}"):
-            _unpack(archive, staging)
-            found = _find(member, staging, download.url)
+            unpack(archive, staging)
+            found = find(member, staging, download.url)
         _place(found, root / download.to, root)
-    except _UnsafeArchiveError:
+    except UnsafeArchiveError:
         archive.unlink()
         raise
     finally:
@@ -244,61 +242,6 @@ def _progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-
-
-class _UnsafeArchiveError(UserError):
-    pass
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into a new `folder`, and nowhere else."""
-    if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
-            try:
-                tar.extractall(folder, filter=_safe_tar_member)  # noqa: S202 (filtered)
-            except tarfile.FilterError as error:
-                raise _unsafe(error.tarinfo.name) from error
-    elif zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zipped:
-            for info in zipped.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if _leaves_its_folder(info.filename) or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise _unsafe(info.filename)
-            zipped.extractall(folder)  # noqa: S202 (checked above)
-    else:
-        raise UserError(f"{archive} is neither a zip nor a tar archive: correct its `member`.")
-
-
-def _safe_tar_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    # The standard filter would strip the slash of an absolute name instead of refusing it.
-    if _leaves_its_folder(member.name):
-        raise _unsafe(member.name)
-    return tarfile.data_filter(member, folder)
-
-
-def _leaves_its_folder(name: str) -> bool:
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts
-
-
-def _unsafe(name: str) -> _UnsafeArchiveError:
-    return _UnsafeArchiveError(
-        f"the archive was refused and removed: its member {name!r} leads out of the folder that it "
-        "is unpacked into, or is a link or a device. Use a copy from a source that you trust."
-    )
-
-
-def _find(member: str, folder: Path, url: str) -> Path:
-    found = folder
-    for part in PurePosixPath(member).parts:
-        if found.is_file():
-            inner = found.with_name(f"{found.name}.unpacked")
-            _unpack(found, inner)
-            found = inner
-        found = found / part
-    if not found.exists():
-        raise UserError(f"the archive {url} holds no {member!r}: correct its `member`.")
-    return found
 
 
 def _place(found: Path, target: Path, root: Path) -> None:

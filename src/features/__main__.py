@@ -10,7 +10,8 @@ from rich.table import Table
 
 from src.config import run_command
 from src.errors import UserError
-from src.features.store import DamageError, FeatureStore, read_manifest, remove, verify
+from src.features.shards import DamageError
+from src.features.store import FeatureStore, read_manifest, remove, verify
 
 
 def main() -> None:

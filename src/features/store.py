@@ -21,22 +21,26 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 from torch import Tensor
 
 from src.errors import UserError
-from src.files import replacing, write_json
+from src.features.shards import (
+    FORMAT,
+    DamageError,
+    check_shard,
+    describe,
+    shard_count,
+    shard_name,
+    shard_rows,
+    write_shard,
+)
+from src.files import write_json
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 logger = logging.getLogger(__name__)
-
-
-class DamageError(Exception):
-    """A file of an entry is missing, unreadable or altered; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class EntryWriter:
 
     def rows_of(self, shard: int) -> range:
         """Return the rows that a shard holds: `rows_per_shard` of them, fewer in the last."""
-        return _rows_of(shard, self.rows, self.rows_per_shard)
+        return shard_rows(shard, self.rows, self.rows_per_shard)
 
     def write(self, shard: int, tensors: Mapping[str, Shaped[Tensor, "rows ..."]]) -> None:
         """Write one shard, atomically, in the dtypes given.
@@ -119,15 +123,7 @@ class EntryWriter:
             ValueError: a tensor does not have one row for each of `rows_of(shard)`.
             OSError: the folder cannot be written or the disk is full.
         """
-        rows = self.rows_of(shard)
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        for name, tensor in content.items():
-            if len(tensor) != len(rows):
-                raise ValueError(f"{name} has {len(tensor)} rows, shard {shard} {len(rows)}")
-        metadata = {"sha256": _checksum(rows, content)}
-        with replacing(self.path / _file_name(shard)) as temporary:
-            # not save_file(): it reports a full disk as a SafetensorError
-            temporary.write_bytes(save(content, metadata))
+        write_shard(self.path / shard_name(shard), self.rows_of(shard), tensors)
 
     def finish(self) -> None:
         """Write the manifest; in a job of several processes, rank 0 alone, after all have written.
@@ -137,13 +133,13 @@ class EntryWriter:
             ValueError: the shards differ in their tensors.
         """
         shards, tensors = [], None
-        for index in range(_count(self.rows, self.rows_per_shard)):
-            path = self.path / _file_name(index)
+        for index in range(shard_count(self.rows, self.rows_per_shard)):
+            path = self.path / shard_name(index)
             if not path.exists():
                 raise RuntimeError(f"{path} was never written")
             with safe_open(path, framework="pt") as shard:
                 metadata = shard.metadata()
-                found = {name: _describe(shard.get_tensor(name)) for name in shard.keys()}  # noqa: SIM118
+                found = {name: describe(shard.get_tensor(name)) for name in shard.keys()}  # noqa: SIM118
             if tensors not in (None, found):
                 raise ValueError(f"{path} holds {found}, the shards before it {tensors}")
             tensors = found
@@ -224,7 +220,7 @@ class FeatureStore:
                 pending = _pending(folder, rows, rows_per_shard)
             writer = EntryWriter(folder, key, rows, rows_per_shard, made_by or {}, pending)
             if leader and not entry:
-                _clean(folder, set(range(_count(rows, rows_per_shard))) - set(pending))
+                _clean(folder, set(range(shard_count(rows, rows_per_shard))) - set(pending))
                 if not pending:  # interrupted between the last shard and the manifest
                     writer.finish()
             yield writer
@@ -270,7 +266,7 @@ def verify(folder: Path) -> list[str]:
     damages = []
     for path, rows, shard in _shards(folder, manifest) if manifest else []:
         try:
-            _check(path, rows, shard["sha256"])
+            check_shard(path, rows, shard["sha256"])
         except DamageError as damage:
             damages.append(str(damage))
     return damages
@@ -307,7 +303,7 @@ def _open(folder: Path) -> FeatureEntry | None:
         if status["size"] != shard["size"]:
             raise DamageError(f"{path} has {status['size']} bytes instead of {shard['size']}")
         if status["mtime_ns"] != shard["mtime_ns"]:
-            _check(path, rows, shard["sha256"])
+            check_shard(path, rows, shard["sha256"])
             shard.update(status)
             copied = True
     if copied:
@@ -321,17 +317,17 @@ def _shards(
 ) -> Iterator[tuple[Path, range, dict[str, Any]]]:
     """Go through a manifest's shards: the file, its rows, its record."""
     for index, shard in enumerate(manifest["shards"]):
-        rows = _rows_of(index, manifest["rows"], manifest["rows_per_shard"])
+        rows = shard_rows(index, manifest["rows"], manifest["rows_per_shard"])
         yield folder / shard["file"], rows, shard
 
 
 def _pending(folder: Path, rows: int, rows_per_shard: int) -> list[int]:
     """List the shards that are not soundly on disk."""
     pending = []
-    for index in range(_count(rows, rows_per_shard)):
-        path = folder / _file_name(index)
+    for index in range(shard_count(rows, rows_per_shard)):
+        path = folder / shard_name(index)
         try:
-            _check(path, _rows_of(index, rows, rows_per_shard))
+            check_shard(path, shard_rows(index, rows, rows_per_shard))
         except DamageError as damage:
             pending.append(index)
             if path.exists():
@@ -341,61 +337,15 @@ def _pending(folder: Path, rows: int, rows_per_shard: int) -> list[int]:
 
 def _clean(folder: Path, keep: set[int]) -> None:
     """Remove all but the shards to keep: damaged ones, a stale manifest, temporary files."""
-    names = {_file_name(index) for index in keep}
+    names = {shard_name(index) for index in keep}
     for path in folder.glob("*"):
         if path.name not in names:
             path.unlink()
 
 
-def _check(path: Path, rows: range, expected: str | None = None) -> None:
-    """Compare the checksum of a shard's content with its own and with the `expected` one, if any.
-
-    Raises:
-        DamageError: they differ, or the shard is missing or unreadable.
-    """
-    try:
-        with safe_open(path, framework="pt") as shard:
-            recorded = (shard.metadata() or {}).get("sha256")
-            tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise DamageError(f"{path} is missing") from None
-    except (OSError, SafetensorError) as error:
-        raise DamageError(f"{path} is unreadable ({error})") from error
-    if not _checksum(rows, tensors) == recorded == (expected or recorded):
-        raise DamageError(f"{path} is damaged: its checksum differs")
-
-
-def _checksum(rows: range, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over which rows these are and the names, dtypes, shapes and values of the tensors.
-
-    It is the shard's only metadata: safetensors writes several in random order.
-    """
-    digest = hashlib.sha256(f"{FORMAT} {rows.start}:{rows.stop}\n".encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}\n".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _describe(tensor: Tensor) -> dict[str, Any]:
-    return {"shape": list(tensor.shape[1:]), "dtype": str(tensor.dtype).removeprefix("torch.")}
-
-
 def _status(path: Path) -> dict[str, int]:
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def _count(rows: int, rows_per_shard: int) -> int:
-    return -(-rows // rows_per_shard)
-
-
-def _rows_of(shard: int, rows: int, rows_per_shard: int) -> range:
-    return range(shard * rows_per_shard, min(rows, (shard + 1) * rows_per_shard))
-
-
-def _file_name(shard: int) -> str:
-    return f"shard-{shard:05d}.safetensors"
 
 
 def _file_safe(name: str) -> str:

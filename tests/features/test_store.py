@@ -323,7 +323,7 @@ def test_a_copied_store_is_checked_once_and_stays_valid(store, tmp_path, caplog,
         os.utime(path, ns=(0, 1))
     assert copy.open(KEY) is not None
     assert not caplog.records
-    monkeypatch.setattr(module, "_check", lambda *_: pytest.fail("checked twice"))
+    monkeypatch.setattr(module, "check_shard", lambda *_: pytest.fail("checked twice"))
     assert copy.open(KEY) is not None
 
 
