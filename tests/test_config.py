@@ -1,0 +1,77 @@
+from itertools import product
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from src.config import CONFIG_DIR, compose, explain, validate
+from src.errors import UserError
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("dataset", "method"), product(choices("dataset"), choices("method")))
+def test_every_dataset_composes_with_every_method(dataset, method):
+    cfg = compose([f"dataset={dataset}", f"method={method}", "paths.output=here"])
+    assert (cfg.dataset.name, cfg.method.name) == (dataset, method)
+    own = {"digits": "tiny", "letters": "tiny", "precomputed": "precomputed"}
+    assert cfg.backbone.name == own.get(dataset, "rn50")
+    if dataset != "precomputed":
+        validate(cfg)
+    for node in (cfg.method.head, cfg.method.module):
+        get_class(node._target_)
+    if cfg.method.search is not None and "outer" in cfg.method.search:
+        for place in ("outer", "inner"):
+            setting = cfg.method.search[place].setting
+            assert cfg.method.head[setting] > 0
+
+
+@pytest.mark.parametrize("pair", choices("method_dataset"))
+def test_a_pair_has_the_name_of_its_method_and_composes(pair):
+    method = max((m for m in choices("method") if pair.startswith(f"{m}_")), key=len)
+    plain = compose([f"method={method}", "~method_dataset"])
+    cfg = compose([f"method={method}", f"method_dataset={pair}"])
+    assert cfg.method.head.keys() == plain.method.head.keys()
+    assert cfg.method.module.keys() == plain.method.module.keys()
+
+
+@pytest.mark.parametrize("backbone", choices("backbone"))
+def test_a_backbone_has_one_name_everywhere(backbone):
+    assert compose([f"backbone={backbone}"]).backbone.name == backbone
+
+
+def test_the_command_line_wins_over_what_datasets_and_methods_choose():
+    assert compose(["dataset=digits", "backbone=rn50"]).backbone.name == "rn50"
+    assert compose(["method=calip"]).selection.name == "fixed"
+    assert compose(["method=calip", "selection=val"]).selection.name == "val"
+    assert compose(["method=tip_adapter"]).selection.name == "val_few_shot"
+    published = compose(["method=calip", "dataset=eurosat"]).method.head
+    assert (published.beta2, published.beta3) == (6.08, 0.06)
+    assert compose(["dataset=eurosat", "method.head.beta2=1"]).method.head.beta2 == 1
+
+
+@pytest.mark.parametrize(
+    ("shots", "epochs"), [(1, 50), (2, 100), (4, 100), (7, 100), (8, 200), (32, 200)]
+)
+def test_coop_trains_as_long_as_its_authors(shots, epochs):
+    assert compose(["method=coop", f"shots={shots}"]).method.training.epochs == epochs
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_composes(experiment):
+    path = CONFIG_DIR / f"experiment/{experiment}.yaml"
+    text = path.read_text()
+    assert "# Question: " in text
+    assert f"# Command:  python -m src.run +experiment={experiment}" in text
+    params = OmegaConf.load(path).hydra.sweeper.params
+    for group, values in params.items():
+        for value in str(values).split(","):
+            compose([f"{group}={value}"])
+
+
+def test_bugs_are_not_explained():
+    assert explain(KeyError("beta")) is None
+    assert explain(FileNotFoundError(2, "gone", "somewhere")) is None
+    assert explain(UserError("mend it")) == "mend it"
