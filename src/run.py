@@ -117,6 +117,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
