@@ -25,6 +25,7 @@ from src.features.weights import weights_id
 log = logging.getLogger(__name__)
 
 BATCHES_PER_SHARD = 4
+FULL_PRECISION = "32-true"
 GLOBAL = ("global",)
 SPATIAL = ("global", "spatial")
 
@@ -192,6 +193,8 @@ class ImageFeatures:
                 self._batch_size,
                 trainer,
             )
+        if self._precision != FULL_PRECISION:
+            del self._clip  # Lightning converted it in place, and text is encoded in float32
 
     def _existing(self, key: dict[str, Any]) -> FeatureEntry:
         entry = self._store.open(key)

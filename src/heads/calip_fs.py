@@ -1,8 +1,9 @@
 """CALIP-FS: CALIP with learnable linear layers around its attention (Guo et al., AAAI 2023).
 
-Section 3.3 of the paper; its code was never released. CLIP is frozen, linear layers before the
-attention make queries, keys and values of both modalities, linear layers after it transform what
-was attended to. The rest is our reading, chosen by validation accuracy on `digits` with `tiny`:
+Its code was never released, and we had section 3.3 of the paper at second hand only: CLIP is
+frozen, linear layers before the attention make queries, keys and values of both modalities, linear
+layers after it transform what was attended to. The rest is our reading, chosen by validation
+accuracy on `digits` with `tiny`:
 cross-entropy, AdamW, cosine per step, batch 32, 100 epochs, weight decay 1, 10 cached views without
 flip, beta2 = 1, beta3 = 0.3, no search. Per cent of the 359 validation images, mean over seeds 1, 2
 and 3, at the best of the learning rates 2e-3, 3e-3 and 5e-3: 3e-3 but for * (5e-3) and † (2e-3).

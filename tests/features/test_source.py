@@ -96,3 +96,15 @@ def test_a_change_of_pixels_makes_new_features(source, dataset):
     first = source.split("test", spatial=False)
     dataset.pixels[50] ^= 1
     assert source.split("test", spatial=False).path != first.path
+
+
+def test_text_is_encoded_in_float32_whatever_the_images_are_encoded_in(dataset, tmp_path):
+    def source(folder):
+        return ImageFeatures(
+            "noise", dataset, ["a photo of the letter {}."], "tiny", TINY, None, "bf16-true", 4,
+            FeatureStore(tmp_path / folder), TRAINER,
+        )  # fmt: skip
+
+    late, early = source("late"), source("early")
+    late.split("test", spatial=False)
+    assert torch.equal(late.text()[0], early.text()[0])
