@@ -3,16 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow check format lock clean
+.PHONY: demo test check format lock clean
 
 demo: $(BIN)/ready ## zero-shot CLIP and CALIP on handwritten digits, offline
 	$(BIN)/python -m src.run +experiment=demo
 
-test: $(BIN)/ready ## the default tests
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow"
-
-test-slow: $(BIN)/ready ## the tests that take minutes each
-	$(BIN)/python -m pytest -m slow
+test: $(BIN)/ready ## all tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
 check: $(BIN)/ready ## lint, format, types, layers
 	$(BIN)/ruff check
