@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from src.config import build
+from src.data.prompts import make_prompts, read_prompts
+from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
@@ -25,11 +27,13 @@ from src.selection import Search, search_from
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
     """Give the dataset's features: those brought along, or a store's with CLIP behind it."""
     if isinstance(dataset, PrecomputedFeatures):
+        if cfg.dataset.prompts is not None:
+            raise UserError("dataset.prompts changes nothing on features that exist: leave it out.")
         return dataset
     return ImageFeatures(
         name=cfg.dataset.name,
         dataset=dataset,
-        templates=list(cfg.dataset.templates),
+        prompts=make_class_prompts(cfg, dataset.class_names),
         backbone=cfg.backbone.name,
         architecture=cfg.backbone.architecture,
         pretrained=cfg.backbone.pretrained,
@@ -38,6 +42,13 @@ def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
         store=FeatureStore(Path(cfg.paths.features)),
         trainer=partial(make_trainer, cfg, logger=False),
     )
+
+
+def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list[str]]:
+    """Take the prompts of each class's own, where a file of them is given, or the templates."""
+    if cfg.dataset.prompts is not None:
+        return read_prompts(cfg.dataset.prompts, class_names)
+    return make_prompts(class_names, list(cfg.dataset.templates))
 
 
 def selection_of(cfg: DictConfig) -> str:

@@ -17,26 +17,6 @@ SAME_TEXT = 1 - 1e-6
 """Cosine similarity from which two classes cannot be told apart in float32."""
 
 
-def make_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Put every class name, its underscores read as spaces, into every template.
-
-    Raises:
-        UserError: there is no template, or one does not hold exactly one `{}`.
-    """
-    if not templates:
-        raise UserError("there is no prompt template: give at least one, as 'a photo of a {}.'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UserError(
-                f"the prompt template {template!r} must hold {{}} exactly once: it is where the "
-                "class name goes."
-            )
-    return [
-        [template.replace("{}", name.replace("_", " ")) for template in templates]
-        for name in class_names
-    ]
-
-
 class FrozenClip(nn.Module):
     """A CLIP model of open_clip whose weights never change.
 
@@ -177,7 +157,7 @@ class FrozenClip(nn.Module):
             if length > self.tokenizer.context_length:
                 raise UserError(
                     f"the prompt {prompt!r} has {length} tokens and {self.architecture} reads "
-                    f"{self.tokenizer.context_length}: shorten the class name or the template."
+                    f"{self.tokenizer.context_length}: shorten the prompt or the class name."
                 )
         embedding = getattr(self.model, "text", self.model).token_embedding
         check_words(prompts, self.tokenizer, embedding, self.architecture)

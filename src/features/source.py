@@ -15,7 +15,8 @@ from torch import Tensor
 
 from src.data import few_shot
 from src.data.images import ImageDataset, Item
-from src.features.clip import FrozenClip, make_prompts
+from src.errors import UserError
+from src.features.clip import FrozenClip
 from src.features.datamodule import Features
 from src.features.store import FeatureEntry, FeatureStore
 from src.features.text_tower import TextTower
@@ -77,7 +78,7 @@ class ImageFeatures:
         self,
         name: str,
         dataset: ImageDataset,
-        templates: Sequence[str],
+        prompts: Sequence[Sequence[str]],
         backbone: str,
         architecture: str,
         pretrained: str | None,
@@ -91,7 +92,7 @@ class ImageFeatures:
         Args:
             name: the dataset's name, a folder of the store.
             dataset: the images and classes.
-            templates: prompt templates with one `{}` each.
+            prompts: for every class, one prompt or more.
             backbone: the backbone's name, shown by the store.
             architecture: open_clip's name, or `local-dir:` and a folder.
             pretrained: open_clip's tag, a checkpoint file, or None.
@@ -101,22 +102,21 @@ class ImageFeatures:
             trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
         """
         self.class_names = dataset.class_names
-        self._name, self._dataset, self._templates = name, dataset, templates
+        self._name, self._dataset, self._prompts = name, dataset, prompts
         self._backbone, self._architecture, self._pretrained = backbone, architecture, pretrained
         self._precision, self._batch_size = precision, batch_size
         self._store, self._trainer = store, trainer
 
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
-        prompts = make_prompts(self.class_names, self._templates)
-        fingerprint = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+        fingerprint = hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
         key = self._key("text", fingerprint, ["text"])
         entry = self._store.open(key)
         if entry is None:
             made_by = self._made_by() | {"logit_scale": repr(self._clip.logit_scale)}
-            classes = len(prompts)
+            classes = len(self._prompts)
             with self._store.writing(key, classes, classes, made_by) as writer:
                 if writer.pending:
-                    writer.write(0, {"text": self._clip.encode_text(prompts)})
+                    writer.write(0, {"text": self._clip.encode_text(self._prompts)})
                     writer.finish()
             entry = self._existing(key)
         return entry.tensor("text"), float(entry.manifest["made_by"]["logit_scale"])
@@ -127,16 +127,17 @@ class ImageFeatures:
         return LearnablePrompts(tower, embeddings, ends, self._clip.logit_scale)
 
     def split(self, name: str, spatial: bool) -> Features:
-        return self._features(name, self._dataset.splits[name], spatial)
+        return self._features(name, self._items(name), spatial)
 
     def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Features:
-        _, validation = self._sample(shots, seed)
+        train, val = self._items("train"), self._items("val")
+        _, validation = few_shot.sample(train, val, shots, seed)
         return self._features("val_few_shot", validation, spatial)
 
     def support(
         self, shots: int, seed: int, spatial: bool, augmentation: Augmentation | None
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        items, _ = self._sample(shots, seed)
+        items, _ = few_shot.sample(self._items("train"), (), shots, seed)
         views = 1 if augmentation is None else augmentation.views
         rows = self._features("support", items, spatial, augmentation)
         tensors = rows.rows(0, len(rows))
@@ -144,9 +145,14 @@ class ImageFeatures:
         shape = (views, len(items))
         return {name: t.reshape(*shape, *t.shape[1:]) for name, t in tensors.items()}, label
 
-    def _sample(self, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
-        splits = self._dataset.splits
-        return few_shot.sample(splits["train"], splits["val"], shots, seed)
+    def _items(self, split: str) -> Sequence[Item]:
+        items = self._dataset.splits[split]
+        if not items:
+            raise UserError(
+                f"{self._name} has no {split} images, which this method or selection needs: add "
+                "some, or choose method=zero_shot, or calip with selection=fixed."
+            )
+        return items
 
     def _features(
         self,

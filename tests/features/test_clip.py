@@ -3,7 +3,6 @@ import json
 import logging
 import math
 import pickle
-import re
 import subprocess
 import sys
 import warnings
@@ -15,8 +14,6 @@ import open_clip
 import pytest
 import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from open_clip import factory
 from open_clip import pretrained as registry
 from PIL import Image
@@ -24,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from src.errors import UserError
-from src.features.clip import FrozenClip, make_prompts
+from src.features.clip import FrozenClip
 from src.features.weights import weights_id
 
 ROOT = Path(__file__).parents[2]
@@ -249,28 +246,6 @@ def test_classes_that_text_cannot_tell_apart_are_refused() -> None:
     assert torch.equal(equal[0], equal[1])
     with pytest.raises(UserError, match="cannot tell apart 'a Crane' and 'a crane'"):
         clip.encode_text([["a Crane"], ["a dog"], ["a crane"]])
-
-
-names = st.text(st.characters(exclude_characters="{}_"), max_size=9)
-
-
-@given(st.lists(names, min_size=1), st.lists(st.tuples(names, names), min_size=1))
-def test_prompts_hold_each_name_in_each_template(
-    class_names: list[str], templates: list[tuple[str, str]]
-) -> None:
-    prompts = make_prompts(class_names, [f"{before}{{}}{after}" for before, after in templates])
-    assert prompts == [[f"{a}{name}{b}" for a, b in templates] for name in class_names]
-
-
-def test_underscores_are_read_as_spaces_and_templates_are_checked() -> None:
-    assert make_prompts(["hot_dog"], ["a {} {x}.", "_{}"]) == [["a hot dog {x}.", "_hot dog"]]
-    for templates, message in [
-        (["a photo."], "'a photo.' must hold {} exactly once"),
-        (["ok {}", "{} {}"], "'{} {}' must hold {} exactly once"),
-        ([], "no prompt template"),
-    ]:
-        with pytest.raises(UserError, match=re.escape(message)):
-            make_prompts(["x"], templates)
 
 
 # Loading

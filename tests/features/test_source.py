@@ -14,6 +14,7 @@ from src.features.store import FeatureStore
 from src.features.views import Augmentation, View, ViewTransform
 
 TINY = "local-dir:src/features/tiny"
+PROMPTS = [[f"a photo of the letter {name}."] for name in "abc"]
 TRAINER = partial(
     Trainer, accelerator="cpu", logger=False, enable_checkpointing=False,
     enable_progress_bar=False, use_distributed_sampler=False,
@@ -31,7 +32,7 @@ def dataset():
 @pytest.fixture
 def source(dataset, tmp_path):
     return ImageFeatures(
-        "noise", dataset, ["a photo of the letter {}."], "tiny", TINY, None, "32-true", 4,
+        "noise", dataset, PROMPTS, "tiny", TINY, None, "32-true", 4,
         FeatureStore(tmp_path), TRAINER,
     )  # fmt: skip
 
@@ -101,7 +102,7 @@ def test_a_change_of_pixels_makes_new_features(source, dataset):
 def test_text_is_encoded_in_float32_whatever_the_images_are_encoded_in(dataset, tmp_path):
     def source(folder):
         return ImageFeatures(
-            "noise", dataset, ["a photo of the letter {}."], "tiny", TINY, None, "bf16-true", 4,
+            "noise", dataset, PROMPTS, "tiny", TINY, None, "bf16-true", 4,
             FeatureStore(tmp_path / folder), TRAINER,
         )  # fmt: skip
 

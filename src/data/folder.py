@@ -1,0 +1,210 @@
+"""The user's own images: one folder for each class, or a CSV file that lists them."""
+
+import csv
+import io
+import random
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from src.data.images import ImageFiles, Item
+from src.data.prompts import listing, read_json_object, read_text
+from src.errors import UserError
+
+SPLITS = ("train", "val", "test")
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+LEAST = 3
+"""Images of a class that is to be divided: one for each split."""
+
+
+class _Image(NamedTuple):
+    label: str
+    key: str
+    split: str | None
+
+
+def read(
+    path: str | None, csv_file: str | None, class_names: str | None, split_seed: int
+) -> ImageFiles:
+    """Read `path/<class>/*`, `path/{train,val,test}/<class>/*`, or what `csv_file` lists.
+
+    Images that come undivided are divided class by class into 50 % train, 20 % val and 30 % test.
+    Where there are train but no val images, 20 % of each class's train images become val, one at
+    least unless it is the only one. The draws depend on `split_seed`, on the class and on the
+    names of its images, not on the order of the files nor on the other classes.
+
+    Args:
+        path: the images' folder. It is divided if it holds a folder `test`.
+        csv_file: has the columns `path` (below `path`, or below the file's own folder), `label`
+            and, for images that are divided already, `split`.
+        class_names: a JSON object from label (the folder's name) to class name, or a text file
+            with a label and its class name on each line; without it, labels are class names.
+        split_seed: of the draws.
+
+    Returns:
+        Classes and items sorted by label, then by name; `train` or `val` may be empty.
+
+    Raises:
+        UserError: something is missing or malformed; the message names the folder, file or row.
+    """
+    if csv_file is not None:
+        table = Path(csv_file)
+        root = table.parent if path is None else Path(path)
+        images = _listed(table, root)
+    elif path is not None:
+        root = Path(path)
+        images = _found(root)
+    else:
+        raise UserError(
+            "where are your images? Give `dataset.path=FOLDER`, with one folder for each class, "
+            "or `dataset.csv=FILE`."
+        )
+    origin = csv_file or path
+    few = [
+        f"{label} ({len(some)})"
+        for label, some in _by_class(image for image in sorted(images) if image.split is None)
+        if len(some) < LEAST
+    ]
+    if few:
+        raise UserError(
+            f"{origin} has too few images of {listing(few, ())} to divide into train, val and "
+            f"test: a class needs {LEAST} or more. Add images, or divide them yourself."
+        )
+    splits = _divide(sorted(images), split_seed)
+    if not splits["test"]:
+        raise UserError(f"{origin} has no test images: there is nothing to measure on.")
+    labels = sorted({image.label for image in images})
+    number = {label: index for index, label in enumerate(labels)}
+    return ImageFiles(
+        root,
+        labels if class_names is None else _named(labels, Path(class_names)),
+        {
+            split: [Item(image.key, number[image.label]) for image in sorted(some)]
+            for split, some in splits.items()
+        },
+    )
+
+
+def _found(root: Path) -> list[_Image]:
+    if not root.is_dir():
+        raise UserError(f"the folder {root} is missing: set dataset.path to that of your images.")
+    tops: dict[Path, str | None] = {root: None}
+    if (root / "test").is_dir():
+        tops = {root / split: split for split in SPLITS if (root / split).is_dir()}
+    folders = [folder for top in tops for folder in _visible(top) if folder.is_dir()]
+    images = [
+        _Image(folder.name, file.relative_to(root).as_posix(), tops[folder.parent])
+        for folder in folders
+        for file in _visible(folder)
+        if file.suffix.lower() in EXTENSIONS
+    ]
+    empty = {folder.name: folder for folder in folders}
+    for image in images:
+        empty.pop(image.label, None)
+    if empty or not images:
+        raise UserError(
+            f"there is no image ({', '.join(sorted(EXTENSIONS))}) in "
+            f"{listing([*map(str, empty.values())], ()) or f'any class folder of {root}'}. "
+            "dataset.path must hold <class>/<image>, or {train,val,test}/<class>/<image>; remove "
+            "folders that are no classes."
+        )
+    return images
+
+
+def _visible(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _listed(table: Path, root: Path) -> list[_Image]:
+    reader = csv.DictReader(io.StringIO(read_text(table, "dataset.csv")), strict=True)
+    images: dict[str, _Image] = {}
+    try:
+        header = reader.fieldnames or []
+        if not {"path", "label"} <= set(header):
+            raise UserError(
+                f"{table} must begin with the header path,label or path,label,split, not with "
+                f"{','.join(header)!r}."
+            )
+        for row in reader:
+            where = f"{table}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{where} does not have the header's {len(header)} fields: quote a field that "
+                    "contains a comma."
+                )
+            image = _Image(
+                row["label"].strip(),
+                str(PurePosixPath(row["path"].strip())),
+                row["split"].strip() if "split" in row else None,
+            )
+            _check(image, root, where)
+            if image.key in images:
+                raise UserError(f"{where} lists {image.key} once more: remove one of the rows.")
+            images[image.key] = image
+    except csv.Error as error:
+        raise UserError(f"{table}, line {reader.line_num}: {error}. Mend the CSV file.") from None
+    return list(images.values())
+
+
+def _check(image: _Image, root: Path, where: str) -> None:
+    path = PurePosixPath(image.key)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(
+            f"{where}: the path {image.key} leaves {root}. Make it relative to that folder, or "
+            "set dataset.path to one that holds all images."
+        )
+    if not image.label:
+        raise UserError(f"{where} has no label: name the class of {image.key}.")
+    if image.split is not None and image.split not in SPLITS:
+        raise UserError(f"{where}: the split {image.split!r} is none of {', '.join(SPLITS)}.")
+    if not (root / path).is_file():
+        raise UserError(
+            f"{where}: the image {root / path} is missing. Put it there, remove the row, or set "
+            "dataset.path to the folder that the paths start from."
+        )
+
+
+def _divide(images: Sequence[_Image], seed: int) -> dict[str, list[_Image]]:
+    """Draw the splits that `images`, sorted, do not name."""
+    splits = {split: [image for image in images if image.split == split] for split in SPLITS}
+    for label, some in _by_class(image for image in images if image.split is None):
+        drawn = _shuffled(some, label, seed)
+        train, val = len(some) // 2, max(1, len(some) // 5)
+        splits["train"] += drawn[:train]
+        splits["val"] += drawn[train : train + val]
+        splits["test"] += drawn[train + val :]
+    if not splits["val"]:
+        of_class, splits["train"] = _by_class(splits["train"]), []
+        for label, some in of_class:
+            drawn = _shuffled(some, label, seed)
+            val = min(max(1, len(some) // 5), len(some) - 1)
+            splits["val"] += drawn[:val]
+            splits["train"] += drawn[val:]
+    return splits
+
+
+def _by_class(images: Iterable[_Image]) -> list[tuple[str, list[_Image]]]:
+    return [(label, list(some)) for label, some in groupby(images, key=lambda image: image.label)]
+
+
+def _shuffled(images: Sequence[_Image], label: str, seed: int) -> list[_Image]:
+    return random.Random(f"{seed} {label}").sample(images, len(images))
+
+
+def _named(labels: Sequence[str], path: Path) -> list[str]:
+    key = "dataset.class_names"
+    if path.suffix.lower() == ".json":
+        names = read_json_object(path, key)
+    else:
+        lines = [line.split(maxsplit=1) for line in read_text(path, key).splitlines()]
+        names = {first: "".join(rest).strip() for first, *rest in filter(None, lines)}
+    missing = [label for label in labels if label not in names]
+    if missing:
+        raise UserError(
+            f"{path} has no class name for {listing(missing, names)}: {key} must name every class."
+        )
+    for label in labels:
+        if not isinstance(names[label], str) or not names[label].strip():
+            raise UserError(f"{path} gives {label!r} no class name: write one behind it.")
+    return [names[label] for label in labels]

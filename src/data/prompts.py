@@ -1,0 +1,110 @@
+"""The prompts that stand for a class: templates with its name, or sentences of its own."""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+
+
+def make_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Put every class name, its underscores read as spaces, into every template.
+
+    Raises:
+        UserError: there is no template, or one does not hold exactly one `{}`.
+    """
+    if not templates:
+        raise UserError("there is no prompt template: give at least one, as 'a photo of a {}.'")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(
+                f"the prompt template {template!r} must hold {{}} exactly once: it is where the "
+                "class name goes."
+            )
+    return [
+        [template.replace("{}", name.replace("_", " ")) for template in templates]
+        for name in class_names
+    ]
+
+
+def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
+    """Read prompts of each class's own: JSON, `{class name: [prompt, ...]}`.
+
+    The form in which CuPL (Pratt et al., ICCV 2023) published its prompts. A class name is found
+    with its underscores as they are or as spaces.
+
+    Returns:
+        One prompt or more for every class, in the order of `class_names`.
+
+    Raises:
+        UserError: the file cannot be read, a class has no prompts, or prompts have no class.
+    """
+    content = read_json_object(Path(path), "dataset.prompts")
+    keys = [name if name in content else name.replace("_", " ") for name in class_names]
+    extra = content.keys() - set(keys)
+    missing = [name for name, key in zip(class_names, keys, strict=True) if key not in content]
+    if missing:
+        raise UserError(
+            f"{path} has no prompts for {listing(missing, extra)}: dataset.prompts must name "
+            "every class of the dataset."
+        )
+    if extra:
+        raise UserError(
+            f"{path} has prompts for {listing(sorted(extra), class_names)}, which the dataset has "
+            "no class for: rename or remove them."
+        )
+    for key in keys:
+        prompts = content[key]
+        if not (isinstance(prompts, list) and prompts and all(map(_is_text, prompts))):
+            raise UserError(
+                f"{path}: {key!r} must have a list of one prompt or more, as "
+                f'["A photo of a {key}."], not {prompts!r}.'
+            )
+    return [content[key] for key in keys]
+
+
+def read_text(path: Path, key: str) -> str:
+    """Read a text file of the user's; `key` is the setting that names it.
+
+    Raises:
+        UserError: there is no such file, or it is not UTF-8 (a byte-order mark is skipped).
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read {path}: {why}. Set {key} to a text file in UTF-8.") from None
+
+
+def read_json_object(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON object of the user's; `key` is the setting that names it.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(read_text(path, key))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}. Mend it, or change {key}.") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} must hold a JSON object, {{class: ...}}: mend it, or change {key}."
+        )
+    return content
+
+
+def listing(names: Sequence[str], known: Iterable[str], most: int = 5) -> str:
+    """Name up to `most` of `names`, each with the nearest of `known` where one is near."""
+    known = list(known)
+    shown = []
+    for name in names[:most]:
+        near = difflib.get_close_matches(name, known, n=1)
+        shown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown) + rest
+
+
+def _is_text(prompt: Any) -> bool:
+    return isinstance(prompt, str) and bool(prompt.strip())
