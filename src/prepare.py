@@ -46,9 +46,12 @@ def main() -> None:
 def prepare(dataset: DictConfig) -> None:
     """Fetch what the YAML of `dataset` lists, and print what each split holds.
 
+    `downloads` is fetched (see `Download`). `by_hand` lists what only the user can bring: `to`, its
+    path below the dataset's root, and `where`, a sentence or an address.
+
     Raises:
-        UserError: downloads failed (the message names them all), the reader found the dataset
-            unusable, or images are missing.
+        UserError: downloads failed or something is to be brought by hand (the message names them
+            all), the reader found the dataset unusable, or images are missing.
     """
     if dataset.reader["_target_"].startswith("src.features."):
         print(f"{dataset.name}: features that exist already need no preparing.")
@@ -62,6 +65,7 @@ def prepare(dataset: DictConfig) -> None:
             failures.append(str(error))
     if failures:
         raise UserError("\n  ".join(["these downloads failed:", *failures]))
+    _check_by_hand(dataset)
     images: ImageDataset = build(dataset.reader)
     Console().print(_table(dataset.name, images))
     if isinstance(images, ImageFiles):
@@ -86,6 +90,15 @@ def _downloads(dataset: DictConfig) -> list[Download]:
         return [cast(Download, OmegaConf.to_object(entry)) for entry in entries]
     except OmegaConfBaseException as error:
         raise UserError(f"dataset.downloads: {str(error).splitlines()[0]}.") from error
+
+
+def _check_by_hand(dataset: DictConfig) -> None:
+    entries = [
+        (Path(dataset.reader.root) / one.to, one.where) for one in dataset.get("by_hand") or []
+    ]
+    missing = [f"{target}: {where}" for target, where in entries if not target.exists()]
+    if missing:
+        raise UserError("\n  ".join(["these must be put there by hand:", *missing]))
 
 
 def _table(name: str, images: ImageDataset) -> Table:

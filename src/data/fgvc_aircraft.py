@@ -1,0 +1,63 @@
+"""FGVC-Aircraft in its own layout (Maji et al., 2013): lists of images and their variants."""
+
+from pathlib import Path
+
+from src.data.images import ImageFiles, Item
+from src.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def read(root: str) -> ImageFiles:
+    """Read the variants, and `root/images_variant_{train,val,test}.txt`.
+
+    `variants.txt` names one class per line, in the order of their labels. A line of the other
+    files is an image's number and its variant: `1025794 707-320` is `images/1025794.jpg`.
+
+    Args:
+        root: the dataset's folder, the `data` of the published archive.
+
+    Raises:
+        UserError: the folder or a file is missing, or a file is malformed.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(
+            f"the dataset folder {root} is missing. Set paths.data (or DATA_ROOT) to the folder "
+            "that holds it, or fetch it by `python -m src.prepare dataset=fgvc_aircraft`."
+        )
+    names = _lines(folder / "variants.txt")
+    labels = {name: label for label, name in enumerate(names)}
+    if len(labels) < len(names):
+        raise UserError(f"{folder / 'variants.txt'} names a variant twice. Fetch it anew.")
+    splits = {split: _items(folder / f"images_variant_{split}.txt", labels) for split in SPLITS}
+    return ImageFiles(folder / "images", names, splits)
+
+
+def _items(path: Path, labels: dict[str, int]) -> list[Item]:
+    items = []
+    for line in _lines(path):
+        number, _, variant = line.partition(" ")
+        if not number.isdigit() or variant not in labels:
+            raise UserError(
+                f"{path} is malformed: {line!r} is not an image's number and a variant of "
+                "variants.txt. Fetch it anew."
+            )
+        items.append(Item(f"{number}.jpg", labels[variant]))
+    return items
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(
+            f"the file {path} is missing. Move {path.parent} away and fetch it anew by "
+            "`python -m src.prepare dataset=fgvc_aircraft`."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file {path} is not text: {error}. Fetch it anew.") from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise UserError(f"the file {path} is empty. Fetch it anew.")
+    return lines
