@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
-from lightning import Callback, Trainer
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -74,11 +74,12 @@ def make_head(cfg: DictConfig, source: FeatureSource, support: Support | None) -
     """Build the method's head, and show it the support set where it asks for it."""
     head_class: Any = get_class(cfg.method.head._target_)
     if getattr(head_class, "learns_context", False):
-        prompts = source.learnable_prompts(cfg.method.head.n_context)
-        head: Any = build(cfg.method.head, **prompts._asdict())
+        given = source.learnable_prompts(cfg.method.head.n_context)._asdict()
     else:
-        text, logit_scale = source.text()
-        head = build(cfg.method.head, text=text, logit_scale=logit_scale)
+        given = dict(zip(("text", "logit_scale"), source.text(), strict=True))
+    # Here and no earlier: an extraction before it would have used up random numbers.
+    seed_everything(cfg.seed, verbose=False)
+    head: Any = build(cfg.method.head, **given)
     if support is not None and hasattr(head, "prepare"):
         head.prepare(support)
     return head

@@ -51,19 +51,16 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def run(cfg: DictConfig) -> float:
-    """Seed, build, fit, select, test, record; returns the accuracy (per cent)."""
+    """Build, fit, select, test, record; returns the accuracy (per cent)."""
     validate(cfg)
     clock = Clock()
     with clock("dataset"):
         dataset = build(cfg.dataset.reader)
     with clock("imports"):
-        from lightning import seed_everything
-
         from src import assembly
         from src.methods import checkpoint
         from src.results.table import show
     _quiet()
-    seed_everything(cfg.seed, verbose=False)
     with clock("features"):
         source = assembly.make_source(cfg, dataset)
         support = assembly.make_support(cfg, source)

@@ -90,6 +90,17 @@ def test_a_seed_makes_a_run_repeatable_bit_for_bit(sweep, tmp_path, method):
     )
 
 
+def test_a_run_does_not_depend_on_whether_its_features_were_stored(sweep, tmp_path):
+    """The sweep found what clip_adapter needs in the store; here it is extracted first."""
+    arguments = ("method=clip_adapter", "shots=4", "seed=0", "logger=none", "save_predictions=true")
+    done = calipers(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "extracting digits/support" in done.stdout
+    cold = load_file(tmp_path / "output/predictions.safetensors")["logits"]
+    warm = load_file(job(sweep[0], "clip_adapter") / "predictions.safetensors")["logits"]
+    assert torch.equal(cold, warm)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
