@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from src.config import build
+from src.data.images import ImageDataset
 from src.data.prompts import make_prompts, read_prompts
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, SupportBatches
@@ -30,10 +31,19 @@ def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
         if cfg.dataset.prompts is not None:
             raise UserError("dataset.prompts changes nothing on features that exist: leave it out.")
         return dataset
+    return make_image_features(
+        cfg, cfg.dataset.name, dataset, make_class_prompts(cfg, dataset.class_names)
+    )
+
+
+def make_image_features(
+    cfg: DictConfig, name: str, dataset: ImageDataset, prompts: Sequence[Sequence[str]] = ()
+) -> ImageFeatures:
+    """Take a dataset's features from the store, with the backbone behind it."""
     return ImageFeatures(
-        name=cfg.dataset.name,
+        name=name,
         dataset=dataset,
-        prompts=make_class_prompts(cfg, dataset.class_names),
+        prompts=prompts,
         backbone=cfg.backbone.name,
         architecture=cfg.backbone.architecture,
         pretrained=cfg.backbone.pretrained,

@@ -70,6 +70,17 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(f"seed={cfg.seed} is not a seed: give an integer from 0.")
 
 
+def as_lists(arguments: Sequence[str], key: str) -> list[str]:
+    """Write `key=a,b` as `key=[a,b]`: one list, which Hydra would take for a sweep."""
+    prefix = f"{key}="
+    return [
+        f"{prefix}[{value}]"
+        if (value := one.removeprefix(prefix)) != one and "[" not in value
+        else one
+        for one in arguments
+    ]
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line; a user's mistake ends it with one message and exit code 2.
 

@@ -7,9 +7,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONFIG_DIR, build, explain, run_command, validate
+from src import cross_dataset
+from src.config import CONFIG_DIR, as_lists, build, explain, run_command, validate
 
 if TYPE_CHECKING:
     from lightning import Trainer
+    from torch import Tensor
 
+    from src.cross_dataset import EvalDataset
     from src.features.datamodule import FeatureDataModule
     from src.features.source import FeatureSource
     from src.methods.base import Method
@@ -56,6 +59,7 @@ def run(cfg: DictConfig) -> float:
     clock = Clock()
     with clock("dataset"):
         dataset = build(cfg.dataset.reader)
+        others = cross_dataset.read_all(cfg, dataset)
     with clock("imports"):
         from src import assembly
         from src.methods import checkpoint
@@ -73,24 +77,21 @@ def run(cfg: DictConfig) -> float:
         logger=assembly.make_loggers(cfg),
         max_epochs=1 if training is None else training.epochs,
     )
-    figures: dict[str, Any] = {}
-    if cfg.ckpt_path is not None:
-        figures = checkpoint.restore(method, Path(cfg.ckpt_path), cfg.method.name)
-    else:
-        if data.train is not None:
-            with clock("fit"):
-                trainer.fit(method, datamodule=data)
-        if data.validation is not None:
-            with clock("selection"):
-                figures.update(*trainer.validate(method, datamodule=data, verbose=False))
+    figures = _adapt(cfg, trainer, method, data, clock)
     with clock("test"):
         figures.update(*trainer.test(method, datamodule=data, verbose=False))
     result = _record(cfg, source, method, data, figures, clock)
-    _save(cfg, trainer, method, result)
+    evaluations = [_evaluate(cfg, other, method, result) for other in others]
+    output = Path(cfg.paths.output)
+    if training is not None and cfg.ckpt_path is None:
+        checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
+    # The run's own result comes last: where it stands, the run is whole.
+    _save(output, result, method.predictions)
+    _log(trainer, result, evaluations)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        log.info("%s: accuracy %.2f %%, in %s", result.method, result.accuracy, cfg.paths.output)
+        log.info("%s: accuracy %.2f %%, in %s", result.method, result.accuracy, output)
     else:
-        show([result], f"results in {cfg.paths.output}")
+        show([result, *evaluations], f"results in {output}")
     return result.accuracy
 
 
@@ -119,6 +120,24 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
+def _adapt(
+    cfg: DictConfig, trainer: "Trainer", method: "Method", data: "FeatureDataModule", clock: Clock
+) -> dict[str, Any]:
+    """Train and search, or take both from a checkpoint; return what validation says."""
+    from src.methods import checkpoint
+
+    if cfg.ckpt_path is not None:
+        return checkpoint.restore(method, Path(cfg.ckpt_path), cfg.method.name)
+    figures: dict[str, Any] = {}
+    if data.train is not None:
+        with clock("fit"):
+            trainer.fit(method, datamodule=data)
+    if data.validation is not None:
+        with clock("selection"):
+            figures.update(*trainer.validate(method, datamodule=data, verbose=False))
+    return figures
+
+
 def _record(
     cfg: DictConfig,
     source: "FeatureSource",
@@ -129,15 +148,14 @@ def _record(
 ) -> "Result":
     from src.assembly import selection_of
     from src.results import record
-    from src.results.published import published
 
     selection = figures.get("selection", selection_of(cfg))
     settings = [name for name in cfg.method.head if name != "_target_"]
     few_shot = cfg.method.support is not None or selection == "val_few_shot"
     shots = cfg.shots if few_shot else 0
-    weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
     return record.Result(
         dataset=cfg.dataset.name,
+        adapted_on=cfg.dataset.name,
         backbone=getattr(source, "backbone", cfg.backbone.name),
         method=cfg.method.name,
         shots=shots,
@@ -155,7 +173,7 @@ def _record(
         epochs=0 if cfg.method.training is None else cfg.method.training.epochs,
         timings_s=clock.seconds,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
-        published=published(cfg.dataset.name, cfg.method.name, shots, cfg.backbone.name, weights),
+        published=_published(cfg, cfg.dataset.name, shots),
         config_hash=record.config_hash(_plain(cfg)),
         versions=record.versions(),
         git_revision=record.git_revision(),
@@ -163,23 +181,57 @@ def _record(
     )
 
 
-def _save(cfg: DictConfig, trainer: "Trainer", method: "Method", result: "Result") -> None:
-    from lightning.pytorch.loggers import WandbLogger
+def _evaluate(
+    cfg: DictConfig, other: "EvalDataset", method: "Method", result: "Result"
+) -> "Result":
+    """Evaluate on a further dataset; its record is that of the run but for what is found there."""
+    from src import assembly
+
+    clock = Clock()
+    with clock("test"):
+        source = assembly.make_image_features(cfg, other.name, other.images)
+        trainer = assembly.make_trainer(cfg, logger=False)
+        figures, predictions = cross_dataset.evaluate(
+            source, other.classes, method, cfg.batch_size, trainer
+        )
+    evaluation = replace(
+        result,
+        dataset=other.name,
+        **figures,
+        n_classes=len(other.classes),
+        timings_s=clock.seconds,
+        published=_published(cfg, other.name, result.shots),
+    )
+    _save(Path(cfg.paths.output) / "eval" / other.name, evaluation, predictions)
+    return evaluation
+
+
+def _published(cfg: DictConfig, dataset: str, shots: int) -> float | None:
+    from src.results.published import published
+
+    weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
+    return published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
+
+
+def _save(folder: Path, result: "Result", predictions: Mapping[str, "Tensor"]) -> None:
     from safetensors.torch import save_file
 
     from src.files import replacing
-    from src.methods import checkpoint
 
-    output = Path(cfg.paths.output)
-    if cfg.save_predictions:
-        with replacing(output / "predictions.safetensors") as temporary:
-            save_file(method.predictions, temporary)
-    if cfg.method.training is not None and cfg.ckpt_path is None:
-        checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
-    result.write(output)
+    if predictions:
+        with replacing(folder / "predictions.safetensors") as temporary:
+            save_file(dict(predictions), temporary)
+    result.write(folder)
+
+
+def _log(trainer: "Trainer", result: "Result", evaluations: Sequence["Result"]) -> None:
+    """Give W&B the whole record, and the accuracy on further datasets."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    accuracies = {f"accuracy_{one.dataset}": one.accuracy for one in evaluations}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(asdict(result))
+            logger.experiment.summary.update(asdict(result) | accuracies)
             logger.experiment.finish()
 
 
@@ -189,6 +241,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    sys.argv = as_lists(sys.argv, "eval_dataset")
     run_command(main)
     if failures:
         raise SystemExit(2)

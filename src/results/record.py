@@ -24,6 +24,8 @@ class Result:
     """One run. Accuracies are in per cent, times in seconds.
 
     Attributes:
+        adapted_on: where prompts, support set and settings come from: `dataset` itself, but for
+            what `eval_dataset` names.
         shots: labelled images per class that the run may have seen; 0 if it saw none.
         selection: how the settings were chosen; `fixed` if there was nothing to choose.
         accuracy: top-1 on the test split.
@@ -41,6 +43,7 @@ class Result:
     """
 
     dataset: str
+    adapted_on: str
     backbone: str
     method: str
     shots: int
@@ -84,7 +87,7 @@ class Result:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash the parts of a resolved configuration that can change a figure."""
-    elsewhere = {"hydra", "logger", "paths", "save_predictions", "trainer"}
+    elsewhere = {"eval_dataset", "hydra", "logger", "paths", "save_predictions", "trainer"}
     relevant = {key: value for key, value in config.items() if key not in elsewhere}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 

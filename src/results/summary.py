@@ -32,6 +32,7 @@ class Summary(NamedTuple):
     """The runs of one dataset and backbone. Zero-shot methods stand at 0 shots."""
 
     dataset: str
+    adapted_on: str
     backbone: str
     methods: list[str]
     shots: list[int]
@@ -39,7 +40,8 @@ class Summary(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}, {self.backbone}: top-1 accuracy in % by shots"
+        elsewhere = "" if self.adapted_on == self.dataset else f" (adapted on {self.adapted_on})"
+        return f"{self.dataset}{elsewhere}, {self.backbone}: top-1 accuracy in % by shots"
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
@@ -47,20 +49,19 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
     A method without a draw of images gives the same figure for every seed: it counts once.
     """
-    groups: dict[tuple[str, str], dict[tuple[str, int], dict[int, Result]]] = {}
+    groups: dict[tuple[str, str, str], dict[tuple[str, int], dict[int, Result]]] = {}
     for result in results:
-        runs = groups.setdefault((result.dataset, result.backbone), {})
+        runs = groups.setdefault((result.dataset, result.adapted_on, result.backbone), {})
         seed = result.seed if result.shots else 0
         runs.setdefault((_label(result, results), result.shots), {})[seed] = result
     return [
         Summary(
-            dataset,
-            backbone,
+            *group,
             list(dict.fromkeys(method for method, _ in runs)),
             sorted({shots for _, shots in runs}),
             {place: _cell(list(by_seed.values())) for place, by_seed in runs.items()},
         )
-        for (dataset, backbone), runs in groups.items()
+        for group, runs in groups.items()
     ]
 
 

@@ -20,7 +20,7 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        paths = sorted(folder.glob(f"*/{FILE}"), key=lambda path: _natural(path.parent.name))
+        paths = sorted(folder.rglob(FILE), key=lambda path: _natural(path.relative_to(folder)))
         results = [Result.read(path) for path in paths]
         if not results:
             return
@@ -33,5 +33,7 @@ class SweepTable(Callback):
             temporary.write_text(summary.markdown(summaries))
 
 
-def _natural(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (-1, name)
+def _natural(path: Path) -> tuple[int, str]:
+    """Sort by job, a job's own result before those of further datasets."""
+    job, *rest = path.parts
+    return (int(job) if job.isdigit() else -1, "/".join(rest[:-1]))

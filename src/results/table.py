@@ -10,8 +10,8 @@ from src.results.record import Result
 
 DAGGER = "†"
 NOT_COMPARABLE = f"{DAGGER} settings chosen on the test split: not comparable."
-CONDITIONS = ("dataset", "backbone", "shots", "seed", "selection")
-WORDS = {"dataset", "backbone", "method", "selection"}
+CONDITIONS = ("dataset", "adapted on", "backbone", "shots", "seed", "selection")
+WORDS = {"dataset", "adapted on", "backbone", "method", "selection"}
 
 
 def show(results: Sequence[Result], title: str) -> None:
@@ -31,7 +31,8 @@ def show(results: Sequence[Result], title: str) -> None:
         table.add_row(*(row[name] for name in columns))
     console = Console()
     console.print(f"\n[bold]{title}[/bold]", soft_wrap=True)
-    console.print("  ".join(f"[dim]{name}[/dim] {rows[0][name]}" for name in shared))
+    above = [f"[dim]{name}[/dim] {rows[0][name]}" for name in shared if rows[0][name]]
+    console.print("  ".join(above))
     console.print(table)
     if any(result.selected_on_test for result in results):
         console.print(NOT_COMPARABLE)
@@ -42,6 +43,7 @@ def _row(result: Result) -> dict[str, str]:
     mark = DAGGER if result.selected_on_test else ""
     return {
         "dataset": result.dataset,
+        "adapted on": "" if result.adapted_on == result.dataset else result.adapted_on,
         "backbone": result.backbone,
         "method": result.method,
         "shots": str(result.shots),

@@ -8,8 +8,8 @@ from src.results.record import Result, config_hash
 from src.results.table import show
 
 RESULT = Result(
-    dataset="digits", backbone="tiny", method="calip", shots=0, seed=0, selection="val",
-    accuracy=81.5, mean_class_accuracy=80.25, ece=0.1, validation_accuracy=82.0,
+    dataset="digits", adapted_on="digits", backbone="tiny", method="calip", shots=0, seed=0,
+    selection="val", accuracy=81.5, mean_class_accuracy=80.25, ece=0.1, validation_accuracy=82.0,
     hyperparameters={"beta2": 1.0}, selected_on_test=False, n_test=720, n_classes=10,
     trainable_parameters=0, epochs=0, timings_s={"test": 0.1}, peak_rss_mb=500.0, published=None,
     config_hash="0", versions={}, git_revision=None, started_at="2026-01-01T00:00:00+00:00",

@@ -30,9 +30,11 @@ def test_datasets_backbones_and_ways_of_selection_are_kept_apart():
     results = [
         *runs("calip", 0, [80.0], selection="val"),
         *runs("calip", 0, [81.0], selection="test", selected_on_test=True),
-        *runs("calip", 0, [50.0], dataset="letters", selection="val"),
+        *runs("calip", 0, [50.0], dataset="letters", adapted_on="letters", selection="val"),
+        *runs("calip", 0, [30.0], dataset="letters", selection="val"),
     ]
-    digits, letters = summarise(results)
+    digits, letters, elsewhere = summarise(results)
+    assert elsewhere.title.startswith("letters (adapted on digits), tiny")
     assert digits.methods == ["calip (val)", "calip (test)"]
     assert letters.dataset == "letters"
     text = markdown([digits, letters])
