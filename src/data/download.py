@@ -117,10 +117,20 @@ def fetch(download: Download, root: Path) -> None:
         ) from error
 
 
-def _is_present(download: Download, root: Path) -> bool:
+def verify(download: Download, root: Path) -> None:
+    """Compare a plain file at `root / download.to`, if it is there, with its checksum.
+
+    Raises:
+        UserError: they differ.
+    """
     target = root / download.to
     if download.member is None and target.is_file():
         _verify(target, download, f"Move {target} away to have it fetched anew.")
+
+
+def _is_present(download: Download, root: Path) -> bool:
+    verify(download, root)
+    target = root / download.to
     if target == root and (root / WORKSPACE / download.file_name).exists():
         return False  # a process was killed while it filled the root: see _place
     if target.is_dir():

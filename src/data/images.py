@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from src.errors import UserError
 
@@ -26,6 +26,20 @@ class Item(NamedTuple):
 
 Splits = Mapping[str, Sequence[Item]]
 """`train`, `val` and `test`, in the order that the dataset's authors gave the items."""
+
+
+class DamagedImageError(UserError):
+    """A file is there and can be read, but it does not hold an image that can be decoded."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"cannot decode the image {self.path}: {self.reason}. Replace it by an intact copy, or "
+            "leave such images out by on_bad_image=skip."
+        )
 
 
 class ImageDataset(Protocol):
@@ -49,17 +63,24 @@ class ImageDataset(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images in files below `root`, keyed by their relative path."""
+    """Images in files below `root`, keyed by their relative path.
+
+    Attributes:
+        class_ids: what identifies each class across datasets, where names may repeat, in the order
+            of `class_names`; None: the names.
+    """
 
     root: Path
     class_names: Sequence[str]
     splits: Splits
+    class_ids: Sequence[str] | None = None
 
     def load(self, item: Item) -> Image.Image:
         """Decode one file.
 
         Raises:
-            UserError: the file is missing or cannot be decoded to the end.
+            DamagedImageError: the file cannot be decoded to its end.
+            UserError: the file is missing, or the system does not let us read it.
         """
         path = self.root / item.key
         try:
@@ -67,10 +88,13 @@ class ImageFiles:
                 return image.convert("RGB")
         except FileNotFoundError:
             raise missing_image(path) from None
+        except UnidentifiedImageError as error:
+            reason = "not an image" if path.stat().st_size else "the file is empty"
+            raise DamagedImageError(path, reason) from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"cannot decode the image {path}: {error}. Replace it by an intact copy."
-            ) from error
+            if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have none
+                raise UserError(f"cannot read the image {path}: {error.strerror}.") from error
+            raise DamagedImageError(path, str(error)) from error
 
     def fingerprint(self, items: Sequence[Item]) -> str:
         """Hash the path, size and label of every item.

@@ -1,0 +1,36 @@
+"""Small replicas of the benchmarks' folders, in CoOp's layout: photographs of printed letters."""
+
+from pathlib import Path
+
+from tests.replica import coop, fgvc_aircraft, imagenet
+from tests.replica.coop import LAYOUTS
+from tests.replica.photographs import SPLITS
+
+TINY = ("backbone=tiny", 'dataset.templates=["a photo of the letter {}."]')
+"""`tiny` reads letters only, so the replicas' classes are letters."""
+
+FEW_SHOT = (*LAYOUTS, "fgvc_aircraft", "imagenet")
+SHIFTS = tuple(imagenet.SHIFTS)
+DATASETS = (*FEW_SHOT, *SHIFTS)
+
+__all__ = ["DATASETS", "FEW_SHOT", "LAYOUTS", "SHIFTS", "SPLITS", "TINY", "dtd", "make"]
+
+
+def make(
+    dataset: str, data: Path, per_class: int = 6, size: int = 48, classes: str = "abc"
+) -> Path:
+    """Make `dataset` below `data`, `per_class` images per class and split; returns its folder.
+
+    ImageNet's training split gets four times as many. Its shifts have test images alone, and two of
+    them, like the real ones, not of every class. Beside the images lies what true folders hold too.
+    """
+    if dataset in LAYOUTS:
+        return coop.make(dataset, data, per_class, size, classes)
+    if dataset in imagenet.SHIFTS:
+        return imagenet.make_shift(dataset, data, per_class, size, classes)
+    module = {"fgvc_aircraft": fgvc_aircraft, "imagenet": imagenet}[dataset]
+    return module.make(data, per_class, size, classes)
+
+
+def dtd(data: Path, per_class: int = 6, size: int = 48, classes: str = "abc") -> Path:
+    return make("dtd", data, per_class, size, classes)
