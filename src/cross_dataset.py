@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from src.config import build, compose
 from src.data.images import ImageDataset
@@ -44,13 +45,14 @@ def read_all(cfg: DictConfig, adapted: Any) -> list[EvalDataset]:
 def _read(name: str, data: str, adapted: Any) -> EvalDataset:
     other = compose([f"dataset={name}"])
     other.paths.data = data
-    if OmegaConf.missing_keys(other.dataset):
+    try:
+        OmegaConf.to_container(other.dataset, resolve=True, throw_on_missing=True)
+        images = build(other.dataset.reader)
+    except MissingMandatoryValue:
         raise UserError(
             f"eval_dataset={name} needs settings of its own: write them into a YAML beside "
             f"conf/dataset/{name}.yaml, and give that one's name."
-        )
-    try:
-        images = build(other.dataset.reader)
+        ) from None
     except UserError as error:
         raise UserError(f"eval_dataset={name}: {error}") from None
     if not hasattr(adapted, "load"):

@@ -4,39 +4,67 @@ Imports no torch.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-from src.config import build, compose, run_command
-from src.data.download import Download, fetch
+from src.config import CONFIG_DIR, build, compose, run_command
+from src.data.check import MISSING, distinct, examine, leaked, wrong_counts
+from src.data.download import Download, fetch, verify
 from src.data.images import ImageDataset, ImageFiles
 from src.errors import UserError
 
+ALL = "all"
+"""As `dataset=all`: every dataset whose YAML says where its files come from."""
+
 _SHOWN = 10
-"""How many of the missing images are named."""
+"""How many of the missing images `prepare` names."""
+
+_EPILOG = """\
+dataset=all stands for every dataset that can be fetched.
+
+With --check, stdout holds one line for each image that is missing, cannot be decoded, or is listed
+by the test split and another one: its path, a tab, and what is wrong. The table goes to stderr, so
+
+  python -m src.prepare dataset=eurosat --check | cut -f1
+
+lists the paths alone. The exit code is 2 if anything is wrong.
+"""
 
 
 def main() -> None:
-    """Prepare one dataset after another; what fails does not keep the others from it.
+    """Prepare or check one dataset after another; what fails does not keep the others from it.
 
     Raises:
-        UserError: something is missing. The message says, for every dataset, what and where to
-            get it.
+        UserError: something is missing or wrong. The message says, for every dataset, what it is
+            and how to mend it.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m src.prepare", description="Fetch datasets, and check that they are whole."
+        prog="python -m src.prepare",
+        description="Fetch datasets, and check that no image is missing.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("settings", nargs="*", help="e.g. dataset=eurosat,dtd paths.data=data")
+    parser.add_argument(
+        "settings", nargs="*", help="as src.run takes them: dataset=eurosat,dtd paths.data=data"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="fetch and change nothing; compare with what was published, and decode every image",
+    )
+    arguments = parser.parse_intermixed_args()
     failures = []
-    for dataset in [compose(one).dataset for one in _by_dataset(parser.parse_args().settings)]:
+    for dataset in _chosen(arguments.settings):
         try:
-            prepare(dataset)
+            (check if arguments.check else prepare)(dataset)
         except UserError as error:
             failures.append(f"{dataset.name}: {error}")
     if failures:
@@ -53,7 +81,7 @@ def prepare(dataset: DictConfig) -> None:
         UserError: downloads failed or something is to be brought by hand (the message names them
             all), the reader found the dataset unusable, or images are missing.
     """
-    if dataset.reader["_target_"].startswith("src.features."):
+    if _is_precomputed(dataset):
         print(f"{dataset.name}: features that exist already need no preparing.")
         return
     downloads = _downloads(dataset)
@@ -65,7 +93,8 @@ def prepare(dataset: DictConfig) -> None:
             failures.append(str(error))
     if failures:
         raise UserError("\n  ".join(["these downloads failed:", *failures]))
-    _check_by_hand(dataset)
+    if missing := _missing_by_hand(dataset):
+        raise UserError(missing)
     images: ImageDataset = build(dataset.reader)
     Console().print(_table(dataset.name, images))
     if isinstance(images, ImageFiles):
@@ -74,13 +103,62 @@ def prepare(dataset: DictConfig) -> None:
         print(f"{dataset.name}: nothing needs preparing.")
 
 
-def _by_dataset(settings: Sequence[str]) -> Iterable[list[str]]:
-    """Split `dataset=a,b` into one list of settings for each dataset."""
-    names = [one.removeprefix("dataset=") for one in settings if one.startswith("dataset=")]
+def check(dataset: DictConfig) -> None:
+    """Check what is there, and fetch and change nothing.
+
+    Plain files are compared with their checksums, splits with `totals` (the images of each and the
+    number of `classes`) and `per_class` (the images of every class, by split) where the YAML of
+    `dataset` has them, and every image is decoded. Images with something wrong go to stdout, as
+    `--help` says; a table of the splits and wrong counts go to stderr.
+
+    Raises:
+        UserError: the reader found the dataset unusable, or anything is wrong; the message has
+            counts and remedies.
+    """
+    if _is_precomputed(dataset):
+        print(f"{dataset.name}: features are checked by the run that reads them.", file=sys.stderr)
+        return
+    failures = []
+    for download in _downloads(dataset):
+        try:
+            verify(download, Path(dataset.reader.root))
+        except UserError as error:
+            failures.append(str(error))
+    try:
+        images: ImageDataset = build(dataset.reader)
+    except UserError as error:
+        raise UserError("\n  ".join([*failures, str(error)])) from None
+    if not isinstance(images, ImageFiles):
+        print(f"{dataset.name}: no files to check.", file=sys.stderr)
+        return
+    if by_hand := _missing_by_hand(dataset):
+        failures.append(by_hand)
+    failures += _check_images(dataset, images)
+    if failures:
+        raise UserError("\n  ".join(failures))
+    print(f"{dataset.name}: nothing is wrong.", file=sys.stderr)
+
+
+def _chosen(settings: Sequence[str]) -> list[DictConfig]:
+    """Compose the settings of each dataset that `dataset=a,b` names."""
+    given = [one.removeprefix("dataset=") for one in settings if one.startswith("dataset=")]
     others = [one for one in settings if not one.startswith("dataset=")]
-    if not names:
-        return [others]
-    return [[f"dataset={name}", *others] for one in names for name in one.split(",")]
+    if not given:
+        return [compose(others).dataset]
+    names: list[str] = []
+    for name in ",".join(given).split(","):
+        names += _fetched() if name == ALL else [name]
+    return [compose([f"dataset={name}", *others]).dataset for name in dict.fromkeys(names)]
+
+
+def _fetched() -> list[str]:
+    paths = sorted((CONFIG_DIR / "dataset").glob("*.yaml"))
+    return [path.stem for path in paths if {"downloads", "by_hand"} & set(OmegaConf.load(path))]
+
+
+def _is_precomputed(dataset: DictConfig) -> bool:
+    target: str = dataset.reader["_target_"]
+    return target.startswith("src.features.")
 
 
 def _downloads(dataset: DictConfig) -> list[Download]:
@@ -92,13 +170,12 @@ def _downloads(dataset: DictConfig) -> list[Download]:
         raise UserError(f"dataset.downloads: {str(error).splitlines()[0]}.") from error
 
 
-def _check_by_hand(dataset: DictConfig) -> None:
+def _missing_by_hand(dataset: DictConfig) -> str | None:
     entries = [
         (Path(dataset.reader.root) / one.to, one.where) for one in dataset.get("by_hand") or []
     ]
     missing = [f"{target}: {where}" for target, where in entries if not target.exists()]
-    if missing:
-        raise UserError("\n  ".join(["these must be put there by hand:", *missing]))
+    return "\n  ".join(["these must be put there by hand:", *missing]) if missing else None
 
 
 def _table(name: str, images: ImageDataset) -> Table:
@@ -124,6 +201,88 @@ def _check_files(images: ImageFiles, fetched: bool) -> None:
                 *(["..."] if len(missing) > _SHOWN else []),
             ]
         )
+    )
+
+
+def _check_images(dataset: DictConfig, images: ImageFiles) -> list[str]:
+    """Print what is wrong with the images; return what it comes to, and the remedies."""
+    totals, per_class = (dict(dataset.get(key) or {}) for key in ("totals", "per_class"))
+    counts = wrong_counts(images, totals, per_class)
+    leaks = leaked(images)
+    bad = _bad_images(images, dataset.name)
+    for key, problem in [*bad.items(), *leaks.items()]:
+        print(f"{images.root / key}\t{problem}")
+    Console(stderr=True).print(_check_table(dataset.name, images, totals, bad))
+    for line in counts:
+        print(line, file=sys.stderr)
+    failures = []
+    if counts:
+        failures.append(
+            f"{len(counts):,} of the counts above are not the published ones: files were added to "
+            f"{images.root}, or are missing there."
+        )
+    if leaks:
+        failures.append(
+            f"{len(leaks):,} test images are listed by another split too: list each once, or what "
+            "is trained and selected on is also measured on."
+        )
+    if bad:
+        missing = sum(problem == MISSING for problem in bad.values())
+        failures.append(
+            f"{missing:,} missing and {len(bad) - missing:,} damaged of "
+            f"{len(distinct(images)):,} images. {_remedy(dataset, images)}"
+        )
+    return failures
+
+
+def _bad_images(images: ImageFiles, name: str) -> dict[str, str]:
+    """Decode all images; return what is wrong with the bad ones, by key."""
+    items = distinct(images)
+    console = Console(stderr=True)
+    states = track(
+        examine(images, items.values()),
+        f"decoding {name}",
+        total=len(items),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    return {key: problem for key, problem in states if problem is not None}
+
+
+def _check_table(
+    name: str, images: ImageFiles, totals: Mapping[str, int], bad: Mapping[str, str]
+) -> Table:
+    table = Table("split", title=name)
+    columns = ["images", "published", "classes", "missing", "damaged"]
+    for column in columns:
+        if totals or column != "published":
+            table.add_column(column, justify="right")
+    for split, items in images.splits.items():
+        problems = [bad[item.key] for item in items if item.key in bad]
+        missing = problems.count(MISSING)
+        published = totals.get(split)
+        cells = [
+            _cell(len(items), wrong=published not in (None, len(items))),
+            *(["–" if published is None else f"{published:,}"] if totals else []),
+            f"{len({item.label for item in items}):,}",
+            _cell(missing, wrong=missing > 0),
+            _cell(len(problems) - missing, wrong=len(problems) > missing),
+        ]
+        table.add_row(split, *cells)
+    return table
+
+
+def _cell(number: int, wrong: bool) -> str:
+    return f"[bold red]{number:,}[/]" if wrong else f"{number:,}"
+
+
+def _remedy(dataset: DictConfig, images: ImageFiles) -> str:
+    if not dataset.get("downloads"):
+        return "Put intact copies there; on_bad_image=skip leaves damaged ones out of a run."
+    return (
+        f"Put intact copies there, or move {images.root} away and run `python -m src.prepare "
+        f"dataset={dataset.name}` to fetch it anew."
     )
 
 

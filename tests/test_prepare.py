@@ -1,18 +1,22 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import zipfile
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from src.config import CONFIG_DIR, compose
 from src.errors import UserError
 from src.prepare import main
+from tests import replica
+from tests.cli import refused
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLIT = {
@@ -160,3 +164,169 @@ def test_a_malformed_download_is_the_users_mistake(entry, message, tmp_path, mon
     monkeypatch.setattr("sys.argv", ["prepare", *settings])
     with pytest.raises(UserError, match=message):
         main()
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch, capsys):
+    """Runs `prepare --check` on datasets below `tmp_path`; returns its lines and its complaint."""
+
+    def run(*settings):
+        argv = ["prepare", f"paths.data={tmp_path}", "--check", *settings]
+        monkeypatch.setattr("sys.argv", argv)
+        message = None
+        try:
+            main()
+        except UserError as error:
+            message = str(error)
+        captured = capsys.readouterr()
+        return captured.out.splitlines(), captured.err, message
+
+    return run
+
+
+def trusted(dataset, root, per_class=6):
+    """Settings that expect the replica of `dataset` in place of the published one."""
+    totals = {"classes": 3} | dict.fromkeys(replica.SPLITS, 3 * per_class)
+    (split_file,) = root.glob("split_zhou_*.json")
+    digest = hashlib.sha256(split_file.read_bytes()).hexdigest()
+    return [
+        f"dataset={dataset}",
+        f"++dataset.totals={totals}".replace("'", ""),
+        f"++dataset.per_class={dict.fromkeys(replica.SPLITS, per_class)}".replace("'", ""),
+        f"dataset.downloads.1.checksum=sha256:{digest}",
+    ]
+
+
+def contents(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_check_finds_nothing_wrong_with_a_whole_dataset_and_changes_nothing(tmp_path, checked):
+    settings = trusted("dtd", replica.dtd(tmp_path))
+    before = contents(tmp_path)
+    lines, table, message = checked(*settings)
+    assert (lines, message) == ([], None)
+    assert "dtd: nothing is wrong" in table
+    assert contents(tmp_path) == before
+
+
+def test_check_lists_every_bad_image_and_counts_them_by_split(tmp_path):
+    root = replica.dtd(tmp_path)
+    settings = trusted("dtd", root)
+    truncated, empty, text, gone = (root / f"images/b/b_000{n}.jpg" for n in (2, 5, 3, 8))
+    truncated.write_bytes(truncated.read_bytes()[:-300])
+    empty.write_bytes(b"")
+    text.write_text("<html>429 Too Many Requests</html>")
+    gone.unlink()
+    done = prepare(*settings, "--check", f"paths.data={tmp_path}")
+    message = refused(done)
+    found = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert found.pop(str(truncated)).startswith("image file is truncated")
+    assert found == {
+        str(empty): "the file is empty",
+        str(text): "not an image",
+        str(gone): "missing",
+    }
+    rows = [line.replace("│", " ").split() for line in done.stderr.splitlines()]
+    assert ["train", "18", "18", "3", "0", "1"] in rows
+    assert ["val", "18", "18", "3", "0", "0"] in rows
+    assert ["test", "18", "18", "3", "1", "2"] in rows
+    assert message.startswith("error: dtd: 1 missing and 3 damaged of 54 images.")
+    assert "run `python -m src.prepare dataset=dtd` to fetch it anew" in message
+
+
+def test_check_compares_with_what_is_published(tmp_path, checked):
+    root = replica.dtd(tmp_path)
+    lines, table, message = checked("dataset=dtd")
+    assert lines == []
+    assert "18 images in test, not 1,692" in table
+    assert "3 classes, not 47" in table
+    assert "6 images of 'a' in test, not 36" in table
+    split_file = root / "split_zhou_DescribableTextures.json"
+    assert f"{split_file} (https://raw.githubusercontent.com" in message
+    assert "not sha256:f26ebecc" in message
+    assert "13 of the counts above are not the published ones" in message
+
+
+def test_check_without_anything_published_compares_nothing(tmp_path, checked):
+    settings = trusted("dtd", replica.dtd(tmp_path))
+    _, table, message = checked(*settings, "dataset.totals=null", "dataset.per_class=null")
+    assert message is None
+    assert "published" not in table
+
+
+def test_check_names_test_images_that_another_split_lists(tmp_path, checked):
+    root = replica.dtd(tmp_path)
+    split_file = root / "split_zhou_DescribableTextures.json"
+    rows = json.loads(split_file.read_text())
+    rows["train"][0] = rows["test"][0]
+    split_file.write_text(json.dumps(rows))
+    lines, _, message = checked(*trusted("dtd", root))
+    assert lines == [f"{root / 'images' / rows['test'][0][0]}\tlisted by train and by test"]
+    assert message.startswith("dtd: 1 test images are listed by another split too")
+
+
+def test_check_of_several_goes_on_after_a_bad_one(tmp_path, checked):
+    (replica.make("eurosat", tmp_path) / "2750/a/a_0.jpg").unlink()
+    replica.dtd(tmp_path)
+    settings = ["++dataset.totals=null", "++dataset.per_class=null", "dataset.downloads=null"]
+    lines, table, message = checked("dataset=eurosat,dtd,caltech101", *settings)
+    assert lines == [f"{tmp_path}/eurosat/2750/a/a_0.jpg\tmissing"]
+    assert "dtd: nothing is wrong" in table
+    first, second = message.splitlines()
+    assert first.startswith("eurosat: 1 missing and 0 damaged of 54 images. Put")
+    assert second.startswith(f"caltech101: the dataset folder {tmp_path}/caltech-101 is missing")
+
+
+def test_check_decodes_the_users_own_images(tmp_path, checked):
+    images = replica.dtd(tmp_path) / "images"
+    (images / "c/c_0007.jpg").write_bytes(b"")
+    lines, _, message = checked("dataset=folder", f"dataset.path={images}", "dataset.name=mine")
+    assert lines == [f"{images}/c/c_0007.jpg\tthe file is empty"]
+    assert message.startswith("mine: 0 missing and 1 damaged of 54 images.")
+    assert "on_bad_image=skip" in message
+
+
+@pytest.mark.parametrize("name", ["digits", "precomputed"])
+def test_what_has_no_files_is_not_checked(name, checked):
+    lines, said, message = checked(f"dataset={name}")
+    assert (lines, message) == ([], None)
+    assert name in said or "features" in said
+
+
+def fetched():
+    return [path.stem for path in sorted((CONFIG_DIR / "dataset").glob("*.yaml"))
+            if any(key in path.read_text() for key in ("\ndownloads:", "\nby_hand:"))]  # fmt: skip
+
+
+def test_all_is_every_dataset_that_is_fetched_and_goes_on_after_failures(
+    tmp_path, checked, monkeypatch
+):
+    composed = cache(lambda *settings: compose(settings))
+    monkeypatch.setattr("src.prepare.compose", lambda settings: composed(*settings))
+    assert {"dtd", "fgvc_aircraft", "ucf101"} < set(fetched())
+    assert not {"digits", "letters", "folder", "precomputed"} & set(fetched())
+    _, _, message = checked("dataset=all")
+    assert re.findall(r"^(\w+): ", message, re.MULTILINE) == fetched()
+    assert message.count("missing") >= len(fetched())
+    assert list(tmp_path.iterdir()) == []
+
+    tried = []
+
+    def fail(download, root):
+        tried.append(root.name)
+        raise UserError(f"{download.url} cannot be reached")
+
+    monkeypatch.setattr("src.prepare.fetch", fail)
+    monkeypatch.setattr("sys.argv", ["prepare", "dataset=all", f"paths.data={tmp_path}"])
+    with pytest.raises(UserError) as caught:
+        main()
+    assert re.findall(r"^(\w+): ", str(caught.value), re.MULTILINE) == fetched()
+    assert {"eurosat", "dtd", "food-101"} < set(tried)
+
+
+def test_help_explains_both():
+    text = prepare("--help").stdout
+    assert "--check" in text
+    assert "dataset=all" in text
+    assert "cut -f1" in text

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.images import ImageDataset
+from src.data.images import DamagedImageError, ImageDataset
 from src.errors import UserError
+from src.features import skipped
 from src.features.clip import FrozenClip
 from src.features.store import EntryWriter
 from src.features.views import Augmentation, View, ViewTransform
@@ -22,7 +24,8 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
 
     A batch is `images` float32 `[n, 3, h, w]`, `label` int64 `[n]` and its `shard`. An image that
     cannot be read makes its whole batch the `UserError` that says so: raised here, inside a
-    loader's worker process, the message would drown in the worker's traceback.
+    loader's worker process, the message would drown in the worker's traceback. With `skip_damaged`,
+    one that cannot be decoded is black instead, and its label `skipped.LABEL`.
     """
 
     def __init__(
@@ -31,21 +34,30 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
         views: Sequence[View],
         transform: ViewTransform,
         batches: Sequence[tuple[int, range]],
+        skip_damaged: bool,
     ) -> None:
         self.dataset, self.views, self.transform, self.batches = dataset, views, transform, batches
+        self.skip_damaged = skip_damaged
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Any] | UserError:
         shard, rows = self.batches[index]
-        views = self.views[rows.start : rows.stop]
         try:
-            images = [self.transform(self.dataset.load(view.item), view) for view in views]
+            looks = [self._look(view) for view in self.views[rows.start : rows.stop]]
         except UserError as error:
             return error
-        label = torch.tensor([view.item.label for view in views])
-        return {"shard": shard, "images": torch.stack(images), "label": label}
+        images, label = zip(*looks, strict=True)
+        return {"shard": shard, "images": torch.stack(images), "label": torch.tensor(label)}
+
+    def _look(self, view: View) -> tuple[Tensor, int]:
+        try:
+            return self.transform(self.dataset.load(view.item), view), view.item.label
+        except DamagedImageError:
+            if not self.skip_damaged:
+                raise
+            return self.transform(Image.new("RGB", (1, 1)), view), skipped.LABEL
 
 
 class PendingBatches(LightningDataModule):
@@ -62,10 +74,12 @@ class PendingBatches(LightningDataModule):
         transform: ViewTransform,
         writer: EntryWriter,
         batch_size: int,
+        skip_damaged: bool,
     ) -> None:
         super().__init__()
         self.dataset, self.views, self.transform = dataset, views, transform
         self.writer, self.rows_per_batch = writer, batch_size
+        self.skip_damaged = skip_damaged
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
         assert self.trainer is not None
@@ -77,7 +91,7 @@ class PendingBatches(LightningDataModule):
             for rows in [self.writer.rows_of(shard)]
             for start in range(rows.start, rows.stop, self.rows_per_batch)
         ]
-        images = ImageBatches(self.dataset, self.views, self.transform, batches)
+        images = ImageBatches(self.dataset, self.views, self.transform, batches, self.skip_damaged)
         # A worker takes longer to start than a few batches take to decode.
         workers = min(os.cpu_count() or 1, len(batches) // 4)
         return DataLoader(images, batch_size=None, num_workers=workers)
@@ -142,6 +156,7 @@ def extract(
     writer: EntryWriter,
     batch_size: int,
     trainer: Callable[..., Trainer],
+    skip_damaged: bool = False,
 ) -> None:
     """Fill every pending shard of `writer` with float16 features of `views`.
 
@@ -154,12 +169,14 @@ def extract(
         writer: of the entry; its lock is held.
         batch_size: images per forward pass.
         trainer: makes the Trainer that runs the loop, given further `callbacks`.
+        skip_damaged: mark the rows of images that cannot be decoded by `skipped.LABEL`.
 
     Raises:
-        UserError: an image is missing or cannot be decoded, or a feature is not finite.
+        UserError: an image is missing or, without `skip_damaged`, cannot be decoded; or a feature
+            is not finite.
     """
     transform = ViewTransform(clip.preprocess, clip.image_size, augmentation)
-    data = PendingBatches(dataset, views, transform, writer, batch_size)
+    data = PendingBatches(dataset, views, transform, writer, batch_size, skip_damaged)
     runner = trainer(callbacks=[ShardWriter(writer)])
     runner.predict(Encoder(clip, spatial), datamodule=data, return_predictions=False)
     runner.strategy.barrier()

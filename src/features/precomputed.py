@@ -69,6 +69,7 @@ class PrecomputedFeatures:
             )
         self.logit_scale = float(scale)
         self.backbone = str(meta.get("backbone", "precomputed"))
+        self.skipped_images: dict[str, str] = {}
 
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
         path = self._folder / "text.safetensors"

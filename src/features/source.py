@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -14,8 +14,9 @@ from lightning import Trainer
 from torch import Tensor
 
 from src.data import few_shot
-from src.data.images import ImageDataset, Item
+from src.data.images import DamagedImageError, ImageDataset, Item
 from src.errors import UserError
+from src.features import skipped
 from src.features.clip import FrozenClip
 from src.features.datamodule import Features
 from src.features.store import FeatureEntry, FeatureStore
@@ -36,6 +37,10 @@ class FeatureSource(Protocol):
 
     @property
     def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def skipped_images(self) -> Mapping[str, str]:
+        """Say which images were left out of what was given so far, by path, and why."""
 
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
         """Give the class text features and the logit scale."""
@@ -86,6 +91,7 @@ class ImageFeatures:
         batch_size: int,
         store: FeatureStore,
         trainer: Callable[..., Trainer],
+        skip_damaged: bool = False,
     ) -> None:
         """Name what the features depend on; nothing is read or computed yet.
 
@@ -100,12 +106,15 @@ class ImageFeatures:
             batch_size: images per forward pass.
             store: where features are kept.
             trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
+            skip_damaged: leave images out that cannot be decoded; else they are a `UserError`.
         """
         self.class_names = dataset.class_names
         self._name, self._dataset, self._prompts = name, dataset, prompts
         self._backbone, self._architecture, self._pretrained = backbone, architecture, pretrained
         self._precision, self._batch_size = precision, batch_size
         self._store, self._trainer = store, trainer
+        self._skip_damaged = skip_damaged
+        self.skipped_images: dict[str, str] = {}
 
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
         fingerprint = hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
@@ -141,8 +150,8 @@ class ImageFeatures:
         views = 1 if augmentation is None else augmentation.views
         rows = self._features("support", items, spatial, augmentation)
         tensors = rows.rows(0, len(rows))
-        label = tensors.pop("label")[: len(items)]
-        shape = (views, len(items))
+        shape = (views, len(rows) // views)
+        label = tensors.pop("label")[: shape[1]]
         return {name: t.reshape(*shape, *t.shape[1:]) for name, t in tensors.items()}, label
 
     def _items(self, split: str) -> Sequence[Item]:
@@ -160,16 +169,55 @@ class ImageFeatures:
         items: Sequence[Item],
         spatial: bool,
         augmentation: Augmentation | None = None,
-    ) -> FeatureEntry:
+    ) -> Features:
         fingerprint = self._dataset.fingerprint(items)
         # An entry with spatial features serves whoever needs only the global ones.
         for features in [SPATIAL] if spatial else [SPATIAL, GLOBAL]:
             key = self._key(split, fingerprint, features, augmentation)
             entry = self._store.open(key)
             if entry is not None:
-                return entry
-        self._extract(key, items, spatial, augmentation)
-        return self._existing(key)
+                break
+        else:
+            self._extract(key, items, spatial, augmentation)
+            entry = self._existing(key)
+        return self._without_damaged(entry, items)
+
+    def _without_damaged(self, entry: FeatureEntry, items: Sequence[Item]) -> Features:
+        """Leave out all views of the images that were skipped when `entry` was made.
+
+        Raises:
+            UserError: such images are not to be skipped, none would be left, or one is intact now.
+        """
+        label = entry.tensor("label")
+        damaged = (label.reshape(-1, len(items)) == skipped.LABEL).any(dim=0)
+        if not damaged.any():
+            return entry
+        known = len(self.skipped_images)
+        for row in damaged.nonzero().flatten().tolist():
+            self._skip(items[row], entry)
+        if damaged.all():
+            raise UserError(
+                f"none of the {len(items)} images in {entry.path} could be decoded: "
+                "`python -m src.prepare dataset=... --check` says what is wrong with each."
+            )
+        if len(self.skipped_images) > known:
+            where = f"{self._name}/{entry.manifest['key']['split']}"
+            count = int(damaged.sum())
+            log.warning("%s: %d of %d images cannot be decoded: left out", where, count, len(items))
+        return skipped.RemainingRows(entry, ~damaged.repeat(len(label) // len(items)))
+
+    def _skip(self, item: Item, entry: FeatureEntry) -> None:
+        try:
+            self._dataset.load(item)
+        except DamagedImageError as error:
+            if not self._skip_damaged:
+                raise
+            self.skipped_images[str(error.path)] = error.reason
+        else:
+            raise UserError(
+                f"{item.key} can be decoded, but could not when its features were stored: remove "
+                f"the folder {entry.path} to have them made anew."
+            )
 
     def _extract(
         self,
@@ -198,6 +246,7 @@ class ImageFeatures:
                 writer,
                 self._batch_size,
                 trainer,
+                self._skip_damaged,
             )
         if self._precision != FULL_PRECISION:
             del self._clip  # Lightning converted it in place, and text is encoded in float32

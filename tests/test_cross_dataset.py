@@ -1,0 +1,104 @@
+"""`eval_dataset`: adapted on one dataset, evaluated on others in the same run."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from src.cross_dataset import find_classes
+from src.data.images import ImageArrays, ImageFiles
+from src.errors import UserError
+from src.results.record import Result
+from tests import replica
+from tests.cli import calipers, refused
+
+FAMILY = ("imagenet", "imagenet_v2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+
+
+def named(*names, ids=None):
+    return ImageFiles("unused", names, {}, ids)
+
+
+def test_classes_are_found_by_name_whatever_their_order():
+    assert find_classes(named("c", "a b"), named("a_b", "b", "c"), "other") == [2, 0]
+
+
+def test_identifiers_go_before_names_that_repeat():
+    adapted = named("crane", "crane", "maillot", ids=["n1", "n2", "n3"])
+    assert find_classes(named("crane", "maillot", ids=["n2", "n3"]), adapted, "a") == [1, 2]
+    with pytest.raises(UserError, match=r"eval_dataset=mine .* just once: 'crane'"):
+        find_classes(named("crane"), adapted, "mine")
+
+
+def test_a_class_that_was_not_adapted_to_is_named():
+    digits = ImageArrays(np.zeros((1, 1, 1), np.uint8), ("one",), {})
+    with pytest.raises(UserError, match="'ones' \\(did you mean 'one'"):
+        find_classes(named("ones"), digits, "mine")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Tip-Adapter-F, adapted on ImageNet's replica and evaluated on the four shifts."""
+    folder = tmp_path_factory.mktemp("cross")
+    for name in FAMILY:
+        replica.make(name, folder / "data", per_class=4)
+    done = calipers(
+        folder, "method=tip_adapter_f", "dataset=imagenet", f"eval_dataset={','.join(FAMILY[1:])}",
+        *replica.TINY, "shots=2", "save_predictions=true", "method.training.epochs=2",
+        "logger=csv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "output", done
+
+
+def test_one_run_adapts_on_imagenet_and_evaluates_on_its_shifts(run):
+    output, done = run
+    own = Result.read(output / "result.json")
+    assert (own.dataset, own.adapted_on) == ("imagenet", "imagenet")
+    for name in FAMILY[1:]:
+        found = Result.read(output / "eval" / name / "result.json")
+        assert (found.dataset, found.adapted_on) == (name, "imagenet")
+        assert (found.shots, found.hyperparameters) == (own.shots, own.hyperparameters)
+        assert found.accuracy >= 60, "chance is 33 % or 50 %"
+        assert f" {name} " in done.stdout
+    assert (output / "csv/metrics.csv").read_text().count("accuracy") > 0
+
+
+def test_imagenet_a_is_scored_over_its_own_classes_alone(run):
+    output, _ = run
+    own = json.loads((output / "result.json").read_text())
+    found = json.loads((output / "eval/imagenet_a/result.json").read_text())
+    predictions = load_file(output / "eval/imagenet_a/predictions.safetensors")
+    assert found["n_classes"] < own["n_classes"]
+    assert predictions["logits"].shape == (found["n_test"], found["n_classes"])
+    right = predictions["logits"].argmax(1) == predictions["label"]
+    assert 100 * right.mean() == pytest.approx(found["accuracy"], abs=1e-4)
+
+
+def test_a_sweep_keeps_them_in_one_job_and_apart_in_the_table(run, tmp_path):
+    data = run[0].parent / "data"
+    done = calipers(
+        tmp_path, "-m", "method=zero_shot,calip", "dataset=imagenet",
+        "eval_dataset=imagenet_v2,imagenet_r", *replica.TINY, "logger=none", f"paths.data={data}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("output/*/result.json"))) == 2
+    summary = (tmp_path / "output/summary.md").read_text()
+    assert "imagenet, tiny" in summary
+    assert "imagenet_r (adapted on imagenet), tiny" in summary
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("imagenet_v9", "there is no dataset called 'imagenet_v9'"),
+        ("letters", "eval_dataset=letters has classes that the adapted dataset"),
+        ("precomputed", "eval_dataset=precomputed needs settings of its own"),
+        ("eurosat", "eval_dataset=eurosat: the dataset folder"),
+    ],
+)
+def test_a_dataset_that_cannot_be_evaluated_on_stops_the_run_at_once(tmp_path, name, message):
+    done = calipers(tmp_path, "dataset=digits", f"eval_dataset={name}")
+    assert message in refused(done)
+    assert not (tmp_path / "output/result.json").exists()
