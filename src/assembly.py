@@ -51,6 +51,7 @@ def make_image_features(
         batch_size=cfg.backbone.batch_size,
         store=FeatureStore(Path(cfg.paths.features)),
         trainer=partial(make_trainer, cfg, logger=False),
+        skip_damaged=cfg.on_bad_image == "skip",
     )
 
 
@@ -136,12 +137,15 @@ def make_method(cfg: DictConfig, head: nn.Module, n_classes: int) -> Method:
     return method
 
 
-def make_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = (), **settings: Any) -> Trainer:
+def make_trainer(
+    cfg: DictConfig, callbacks: Sequence[Callback] = (), progress: bool = True, **settings: Any
+) -> Trainer:
     """Make a Lightning Trainer; checkpoints are written by the run, not by the Trainer."""
     return Trainer(
         **cfg.trainer,
         **settings,
-        callbacks=[RichProgressBar(), *callbacks],
+        callbacks=[RichProgressBar(), *callbacks] if progress else list(callbacks),
+        enable_progress_bar=progress,
         default_root_dir=cfg.paths.output,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -2,15 +2,20 @@
 
 import difflib
 import errno
+import hashlib
+import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +35,22 @@ UNWRITABLE = {
     errno.EROFS,
 }
 
+WITHOUT_EFFECT = {"force", "group", "hydra", "logger", "paths", "save_predictions", "trainer"}
+"""Parts of the configuration that no figure depends on."""
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Hash the parts of a configuration that can change what a run finds."""
+    relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _resolved(cfg: DictConfig, key: Any) -> Any:
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_), replace=True)
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
 # ${threshold:${shots},{1: 50, 8: 200}}: the entry of the largest key that is not above the value.
 OmegaConf.register_new_resolver(
@@ -40,7 +61,9 @@ OmegaConf.register_new_resolver(
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose `conf/config.yaml` with command-line `overrides`, outside a Hydra run."""
+    """Compose `conf/config.yaml` with command-line `overrides`, inside a Hydra run or outside."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose("config", overrides=list(overrides))
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides))
 
@@ -57,7 +80,8 @@ def validate(cfg: DictConfig) -> None:
     """Check what every command needs.
 
     Raises:
-        UserError: a mandatory value is missing, or `shots` or `seed` is out of range.
+        UserError: a mandatory value is missing, `shots` or `seed` is out of range, or
+            `on_bad_image` is neither `stop` nor `skip`.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -68,6 +92,19 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(f"shots={cfg.shots} is not a number of images per class: give 1 or more.")
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed} is not a seed: give an integer from 0.")
+    if cfg.on_bad_image not in ("stop", "skip"):
+        raise UserError(
+            f"on_bad_image={cfg.on_bad_image} is neither stop nor skip: choose one of them."
+        )
+
+
+def rerun_command(hydra: Any) -> str:
+    """Say what to type to have this one run again, given Hydra's own configuration.
+
+    A recipe in experiments/ makes a sweep of itself, unless it is told to be one run.
+    """
+    single = ["hydra.mode=RUN"] if "experiment" in hydra.runtime.choices else []
+    return shlex.join(["python", "-m", "src.run", *single, *hydra.overrides.task])
 
 
 def as_lists(arguments: Sequence[str], key: str) -> list[str]:
@@ -87,8 +124,15 @@ def run_command(main: Callable[[], None]) -> None:
     Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
+    with explaining():
         main()
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Let a user's mistake end the program with one message; bugs keep their traceback."""
+    try:
+        yield
     except Exception as error:
         message = explain(error)
         if message is None:

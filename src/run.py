@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from src import cross_dataset
-from src.config import CONFIG_DIR, as_lists, build, explain, run_command, validate
+from src import cross_dataset, sweep
+from src.config import CONFIG_DIR, as_lists, build, config_hash, explaining, run_command, validate
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -32,25 +32,14 @@ if TYPE_CHECKING:
     from src.methods.base import Method
     from src.results.record import Result
 
-log = logging.getLogger(__name__)
-
-failures: list[str] = []
-
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
-    """Run one job; a user's mistake is told at once and leaves the sweep's other jobs alone."""
-    try:
+    """Run one job, of a sweep or alone."""
+    if _sweeping():
+        return sweep.run_job(cfg, run)
+    with explaining():  # before Hydra adds words of its own
         return run(cfg)
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            message = f"{HydraConfig.get().job.override_dirname}: {message}"
-        failures.append(message)
-        print(f"error: {message}", file=sys.stderr)
-        return None
 
 
 def run(cfg: DictConfig) -> float:
@@ -76,6 +65,7 @@ def run(cfg: DictConfig) -> float:
         cfg,
         logger=assembly.make_loggers(cfg),
         max_epochs=1 if training is None else training.epochs,
+        progress=not _sweeping(),
     )
     figures = _adapt(cfg, trainer, method, data, clock)
     with clock("test"):
@@ -86,13 +76,15 @@ def run(cfg: DictConfig) -> float:
     if training is not None and cfg.ckpt_path is None:
         checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
     # The run's own result comes last: where it stands, the run is whole.
-    _save(output, result, method.predictions)
+    _save(output, result, method.predictions, source)
     _log(trainer, result, evaluations)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        log.info("%s: accuracy %.2f %%, in %s", result.method, result.accuracy, output)
-    else:
+    if not _sweeping():
         show([result, *evaluations], f"results in {output}")
     return result.accuracy
+
+
+def _sweeping() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 @dataclass
@@ -146,6 +138,8 @@ def _record(
     figures: Mapping[str, Any],
     clock: Clock,
 ) -> "Result":
+    import torch
+
     from src.assembly import selection_of
     from src.results import record
 
@@ -168,13 +162,15 @@ def _record(
         hyperparameters={name: getattr(method.head, name) for name in settings},
         selected_on_test=selection == "test",
         n_test=len(data.test),
+        skipped_images=len(source.skipped_images),
         n_classes=len(source.class_names),
         trainable_parameters=method.trainable_parameters(),
         epochs=0 if cfg.method.training is None else cfg.method.training.epochs,
         timings_s=clock.seconds,
+        threads=torch.get_num_threads(),
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         published=_published(cfg, cfg.dataset.name, shots),
-        config_hash=record.config_hash(_plain(cfg)),
+        config_hash=config_hash(cfg),
         versions=record.versions(),
         git_revision=record.git_revision(),
         started_at=clock.started_at.isoformat(timespec="seconds"),
@@ -190,7 +186,7 @@ def _evaluate(
     clock = Clock()
     with clock("test"):
         source = assembly.make_image_features(cfg, other.name, other.images)
-        trainer = assembly.make_trainer(cfg, logger=False)
+        trainer = assembly.make_trainer(cfg, logger=False, progress=False)
         figures, predictions = cross_dataset.evaluate(
             source, other.classes, method, cfg.batch_size, trainer
         )
@@ -199,10 +195,11 @@ def _evaluate(
         dataset=other.name,
         **figures,
         n_classes=len(other.classes),
+        skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,
         published=_published(cfg, other.name, result.shots),
     )
-    _save(Path(cfg.paths.output) / "eval" / other.name, evaluation, predictions)
+    _save(Path(cfg.paths.output) / "eval" / other.name, evaluation, predictions, source)
     return evaluation
 
 
@@ -213,7 +210,12 @@ def _published(cfg: DictConfig, dataset: str, shots: int) -> float | None:
     return published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
 
 
-def _save(folder: Path, result: "Result", predictions: Mapping[str, "Tensor"]) -> None:
+def _save(
+    folder: Path,
+    result: "Result",
+    predictions: Mapping[str, "Tensor"],
+    source: "FeatureSource",
+) -> None:
     from safetensors.torch import save_file
 
     from src.files import replacing
@@ -221,6 +223,10 @@ def _save(folder: Path, result: "Result", predictions: Mapping[str, "Tensor"]) -
     if predictions:
         with replacing(folder / "predictions.safetensors") as temporary:
             save_file(dict(predictions), temporary)
+    if source.skipped_images:
+        lines = [f"{path}\t{reason}\n" for path, reason in source.skipped_images.items()]
+        with replacing(folder / "skipped_images.txt") as temporary:
+            temporary.write_text("".join(lines))
     result.write(folder)
 
 
@@ -235,13 +241,7 @@ def _log(trainer: "Trainer", result: "Result", evaluations: Sequence["Result"]) 
             logger.experiment.finish()
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    return plain
-
-
 if __name__ == "__main__":
     sys.argv = as_lists(sys.argv, "eval_dataset")
-    run_command(main)
-    if failures:
-        raise SystemExit(2)
+    with sweep.ending():
+        run_command(main)

@@ -51,6 +51,12 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "output/result.json").read_text())
 
 
+def jobs(folder: Path) -> list[Path]:
+    """List the folders of a sweep's jobs, in the order of their numbers."""
+    journal = (folder / "output/jobs.jsonl").read_text().splitlines()[1:]
+    return [folder / "output" / name for _, name, _ in sorted(map(json.loads, journal))]
+
+
 def refused(done: subprocess.CompletedProcess[str]) -> str:
     """Check that a user's mistake ended in one message and nothing else; return the message."""
     assert done.returncode == 2, done.stderr

@@ -4,7 +4,7 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from src.config import CONFIG_DIR, compose, explain, validate
+from src.config import CONFIG_DIR, as_lists, compose, config_hash, explain, validate
 from src.errors import UserError
 
 
@@ -75,3 +75,19 @@ def test_bugs_are_not_explained():
     assert explain(KeyError("beta")) is None
     assert explain(FileNotFoundError(2, "gone", "somewhere")) is None
     assert explain(UserError("mend it")) == "mend it"
+
+
+def test_the_config_hash_ignores_what_cannot_change_a_figure():
+    def hashed(*overrides):
+        return config_hash(compose(["method=tip_adapter", *overrides]))
+
+    assert hashed() == hashed("paths.features=elsewhere", "logger=none", "force=true")
+    others = {hashed(f"{change}") for change in ("seed=2", "method.head.beta=2.0", "shots=1")}
+    assert len({hashed(), *others}) == 4
+
+
+def test_several_datasets_are_one_list():
+    arguments = ["-m", "eval_dataset=a,b", "method=a,b", "eval_dataset=[c]", "eval_dataset=d"]
+    assert as_lists(arguments, "eval_dataset") == [
+        "-m", "eval_dataset=[a,b]", "method=a,b", "eval_dataset=[c]", "eval_dataset=[d]"
+    ]  # fmt: skip

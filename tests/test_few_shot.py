@@ -31,7 +31,7 @@ def sweep(tmp_path_factory):
 
 
 def job(folder, method):
-    return folder / f"output/{METHODS.index(method)}"
+    return jobs(folder)[METHODS.index(method)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,6 +173,5 @@ def test_tip_adapter_on_real_features_gives_the_known_figures(tmp_path):
         "method.head.alpha=3.0", "method.head.beta=1.0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    paths = [tmp_path / f"output/{number}/result.json" for number in range(5)]
-    found = [json.loads(path.read_text())["accuracy"] for path in paths]
+    found = [json.loads((one / "result.json").read_text())["accuracy"] for one in jobs(tmp_path)]
     assert found == pytest.approx([98.51, 98.38, 98.75, 97.51, 97.26], abs=0.13)

@@ -1,6 +1,5 @@
 """`result.json`: the one record of a run, which tables and reports read."""
 
-import hashlib
 import json
 import resource
 import subprocess
@@ -34,8 +33,10 @@ class Result:
         validation_accuracy: top-1 on the images that settings were chosen on, or None.
         hyperparameters: the settings that the figures belong to.
         selected_on_test: settings were chosen on the test split: not comparable.
+        skipped_images: how many images of any split could not be decoded and were left out.
         epochs: epochs trained, 0 for methods without gradient.
         timings_s: by stage.
+        threads: that torch computed with.
         published: the published figure that `accuracy` corresponds to, or None.
         config_hash: of everything in the configuration that can change the figures.
         git_revision: of the code, `-dirty` with uncommitted changes, None outside a checkout.
@@ -56,10 +57,12 @@ class Result:
     hyperparameters: Mapping[str, Any]
     selected_on_test: bool
     n_test: int
+    skipped_images: int
     n_classes: int
     trainable_parameters: int
     epochs: int
     timings_s: Mapping[str, float]
+    threads: int
     peak_rss_mb: float
     published: float | None
     config_hash: str
@@ -83,13 +86,6 @@ class Result:
             return cls(**{field.name: content[field.name] for field in fields(cls)})
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not the result of a run: {error!r}.") from None
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash the parts of a resolved configuration that can change a figure."""
-    elsewhere = {"eval_dataset", "hydra", "logger", "paths", "save_predictions", "trainer"}
-    relevant = {key: value for key, value in config.items() if key not in elsewhere}
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -207,3 +207,26 @@ def test_a_pair_s_values_hold_for_both_methods_and_lie_within_their_ranges(datas
             assert part.low < method.head[part.setting] <= part.high
     plain_method, trained = (OmegaConf.to_container(m) for m in methods)
     assert (plain_method["head"], plain_method["search"]) == (trained["head"], trained["search"])
+
+
+def test_a_smaller_cache_holds_the_means_of_groups_of_images():
+    text, support, image, _ = problem(0, shots=5)
+    whole, merged = (TipAdapter(text, 100.0, 1.17, 1.0, size) for size in (None, 2))
+    for head in (whole, merged):
+        head.prepare(support)
+    assert merged.label.tolist() == [0, 0, 1, 1, 2, 2]
+    for label in range(3):
+        keys = whole.keys[whole.label == label]
+        means = [keys[:3].mean(dim=0), keys[3:].mean(dim=0)]
+        expected = torch.stack([mean / mean.norm() for mean in means])
+        assert torch.allclose(merged.keys[merged.label == label], expected)
+    full = TipAdapter(text, 100.0, 1.17, 1.0, 5)
+    full.prepare(support)
+    assert torch.allclose(full(image), whole(image)), "only the keys' order differs"
+
+
+@pytest.mark.parametrize("size", [0, 6])
+def test_a_cache_size_beyond_the_images_is_refused(size):
+    text, support, _, _ = problem(0, shots=5)
+    with pytest.raises(UserError, match=f"cache_size={size} .* 5 images per class"):
+        TipAdapter(text, 100.0, 1.17, 1.0, size).prepare(support)

@@ -1,0 +1,187 @@
+"""The jobs of a sweep: done ones are skipped, failed ones leave the others alone. No torch.
+
+A job has its own folder, named after its configuration, so that the same sweep started again in
+the same folder finds what it has done. `jobs.jsonl` says how far it is: its first line what
+was started, then one line for each job that ended, from whatever process.
+"""
+
+import json
+import logging
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from src.config import explain, fail, rerun_command
+from src.files import replacing, write_json
+from src.results.ending import present
+from src.results.record import FILE, Result
+
+JOURNAL = "jobs.jsonl"
+FAILURE = "failure.json"
+
+log = logging.getLogger(__name__)
+
+
+class Started(NamedTuple):
+    """The journal's first line: how many jobs, since when (epoch seconds), by what command."""
+
+    jobs: int
+    at: float
+    command: str
+
+
+class Job(NamedTuple):
+    """A line of the journal: the job's number within the sweep, its folder, how it ended."""
+
+    number: int
+    folder: str
+    status: Literal["finished", "skipped", "failed"]
+
+
+class Journal:
+    """`jobs.jsonl` in a sweep's folder; processes may append to it side by side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / JOURNAL
+
+    def start(self, started: Started) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path) as temporary:
+            temporary.write_text(_line(started))
+
+    def add(self, job: Job) -> None:
+        with self.path.open("a") as file:
+            file.write(_line(job))  # one short write, which the system does not divide
+
+    def read(self) -> tuple[Started, list[Job]]:
+        """Read it; the jobs in the order of their numbers."""
+        first, *rest = self.path.read_text().splitlines()
+        return Started(*json.loads(first)), sorted(Job(*json.loads(line)) for line in rest)
+
+
+class Start(Callback):
+    """Hydra's callback: begin the journal before the first job."""
+
+    folder: Path | None = None
+    """Where the sweep that this process started has its jobs."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        hydra = config.hydra
+        arguments = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides([*arguments, *hydra.overrides.task])
+        jobs = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
+        Start.folder = Path(hydra.sweep.dir)
+        command = shlex.join(["python", "-m", "src.run", *sys.argv[1:]])
+        Journal(Start.folder).start(Started(jobs, time.time(), command))
+
+
+def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None:
+    """Run one job of a sweep unless it is done; whatever goes wrong in it is written down.
+
+    Returns:
+        The accuracy (per cent), None if the job failed.
+    """
+    folder = Path(cfg.paths.output)
+    finished = folder / FILE
+    if finished.is_file() and not cfg.force:
+        accuracy = Result.read(finished).accuracy
+        _tell("skipped", f"{accuracy:.2f} %, found in {folder}")
+        return accuracy
+    if not finished.is_file():
+        _clean(folder)
+    try:
+        accuracy = run(cfg)
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            log.exception("this is a bug")
+            message = f"{type(error).__name__}: {error}"
+        failure = {"message": message, "command": rerun_command(HydraConfig.get())}
+        write_json(folder / FAILURE, failure)
+        _tell("failed", f"failed: {message}")
+        return None
+    (folder / FAILURE).unlink(missing_ok=True)
+    _tell("finished", f"{accuracy:.2f} %")
+    return accuracy
+
+
+def _clean(folder: Path) -> None:
+    """Remove what an interrupted or failed attempt left; Hydra has written its own files anew."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != ".hydra":
+            shutil.rmtree(path)
+
+
+def _tell(status: Literal["finished", "skipped", "failed"], outcome: str) -> None:
+    hydra = HydraConfig.get()
+    journal = Journal(Path(hydra.sweep.dir))
+    journal.add(Job(hydra.job.num, hydra.sweep.subdir, status))
+    started, jobs = journal.read()
+    worked = sum(job.status != "skipped" for job in jobs)
+    left = (started.jobs - len(jobs)) * (time.time() - started.at) / max(worked, 1)
+    remaining = f", about {left / 60:.0f} min left" if left > 60 else ""
+    name = hydra.job.override_dirname
+    log.info("[%d/%d] %s: %s%s", len(jobs), started.jobs, name, outcome, remaining)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """After the last job of a sweep, and after a crash alike, show what there is.
+
+    Raises:
+        SystemExit: with code 2, if a job failed or did not end.
+    """
+    try:
+        yield
+    finally:
+        if Start.folder is not None:
+            _end(Start.folder)
+
+
+def _end(folder: Path) -> None:
+    try:
+        started, jobs = Journal(folder).read()
+    except FileNotFoundError:
+        return  # the sweep failed before it began, and has said so
+    done = [folder / job.folder for job in jobs if job.status != "failed"]
+    present(folder, [Result.read(path) for each in done for path in _results(each)])
+    commands: dict[str, list[str]] = {}  # by message: what is wrong with one is so with many
+    for job in jobs:
+        if job.status == "failed":
+            failure = json.loads((folder / job.folder / FAILURE).read_text())
+            commands.setdefault(failure["message"], []).append(f"  {failure['command']}")
+    ended = f"{len(jobs)} of {started.jobs} jobs ended, {len(jobs) - len(done)} of them in failure."
+    if commands or 0 < len(jobs) < started.jobs:
+        lines = [ended]
+        for message, those in commands.items():
+            lines += [message, *those]
+        lines += ["To go on, without the jobs that are done:", f"  {_again(started, folder)}"]
+        fail("\n  ".join(lines))
+
+
+def _results(job: Path) -> list[Path]:
+    """Find a job's own result, then those of the datasets it was evaluated on besides."""
+    return [job / FILE, *sorted(job.glob(f"eval/*/{FILE}"))]
+
+
+def _again(started: Started, folder: Path) -> str:
+    key = "hydra.sweep.dir"
+    return started.command if key in started.command else f"{started.command} {key}={folder}"
+
+
+def _line(record: tuple[Any, ...]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,127 @@
+"""Sweeps that fail, are killed, started again, or spread over processes."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests import cli, replica
+from tests.cli import below, calipers, jobs, refused, start
+
+TOO_HIGH = "1e30"
+"""A learning rate that makes the loss NaN."""
+
+
+def statuses(folder):
+    lines = (folder / "output/jobs.jsonl").read_text().splitlines()[1:]
+    return [status for _, _, status in sorted(map(json.loads, lines))]
+
+
+def accuracies(folder):
+    return {
+        path.parent.name: json.loads(path.read_text())["accuracy"]
+        for path in (folder / "output").glob("*/result.json")
+    }
+
+
+def test_failing_jobs_leave_the_others_alone_and_are_what_a_restart_runs(tmp_path):
+    sweep = (
+        "-m", "method=clip_adapter", "dataset=digits,dtd", *replica.TINY, "shots=1", "logger=none",
+        "method.training.epochs=3", f"++method.module.optimizer.lr=1e-3,{TOO_HIGH}",
+    )  # fmt: skip
+    done = calipers(tmp_path, *sweep)
+    assert "4 of 4 jobs ended, 3 of them in failure" in refused(done)
+    assert statuses(tmp_path) == ["finished", "failed", "failed", "failed"]
+    assert done.stderr.count("data/dtd is missing") == 1
+    commands = [line for line in done.stderr.splitlines() if line.startswith("    python -m ")]
+    assert sum(" dataset=dtd " in command for command in commands) == 2
+    assert "the loss became nan" in done.stderr
+    assert f"hydra.sweep.dir={tmp_path}/output" in done.stderr
+    assert "1 min left" not in done.stdout
+
+    replica.dtd(tmp_path / "data", per_class=2)
+    again = calipers(tmp_path, *sweep)
+    assert "4 of 4 jobs ended, 2 of them in failure" in refused(again)
+    assert statuses(tmp_path) == ["skipped", "failed", "finished", "failed"]
+    mended = jobs(tmp_path)[2]
+    assert not (mended / "failure.json").exists()
+    assert (jobs(tmp_path)[3] / "failure.json").exists()
+
+    forced = calipers(tmp_path, *sweep, "force=true")
+    assert refused(forced)
+    assert statuses(tmp_path) == ["finished", "failed", "finished", "failed"]
+
+
+def test_a_bug_keeps_its_traceback_and_the_sweep_goes_on(tmp_path):
+    done = calipers(
+        tmp_path, "-m", "method=zero_shot", "dataset=digits", "logger=none",
+        "batch_size=nonsense,256",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" in done.stdout + done.stderr
+    assert "1 of them in failure" in done.stderr
+    assert statuses(tmp_path) == ["failed", "finished"]
+
+
+SWEEP = ("-m", "method=zero_shot,calip,linear_probe", "shots=1,2", "logger=csv")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = calipers(folder, *SWEEP)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
+    process = start("src.run", *SWEEP, *below(tmp_path))
+    journal = tmp_path / "output/jobs.jsonl"
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_text().count("\n") < 4:
+        assert time.monotonic() < deadline, "the sweep did not come to its third job"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("output/*/result.json")}
+    assert 3 <= len(finished) < 6
+
+    done = calipers(tmp_path, *SWEEP)
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path).count("skipped") == len(finished)
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
+    assert accuracies(tmp_path) == accuracies(undisturbed[0])
+    own, theirs = (folder / "output/summary.md" for folder in (tmp_path, undisturbed[0]))
+    assert own.read_text() == theirs.read_text()
+
+
+def test_the_screen_says_how_far_the_sweep_is(undisturbed):
+    lines = [line for line in undisturbed[1].stdout.splitlines() if line.startswith("[")]
+    assert len(lines) == 6
+    assert lines[0].startswith("[1/6] method=zero_shot shots=1: ")
+    assert lines[5].startswith("[6/6] method=linear_probe shots=2: ")
+
+
+def test_joblib_shares_the_sweep_out_and_the_cores(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.delitem(cli.ENVIRONMENT, "OMP_NUM_THREADS")
+    done = calipers(tmp_path, *SWEEP, "hydra/launcher=joblib")
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path) == ["finished"] * 6
+    assert accuracies(tmp_path) == pytest.approx(accuracies(undisturbed[0]))
+    found = [json.loads((job / "result.json").read_text()) for job in jobs(tmp_path)]
+    assert {one["threads"] for one in found} == {1}, "as many processes as cores"
+    entries = list(tmp_path.glob("features/digits/*/manifest.json"))
+    assert done.stdout.count("extracting ") == len(entries), "extracted more than once"
+
+
+def test_submitit_runs_jobs_in_processes_of_their_own(undisturbed, tmp_path):
+    (tmp_path / "features").symlink_to(undisturbed[0] / "features")
+    done = calipers(
+        tmp_path, "-m", "method=zero_shot", "dataset=digits,dtd", "logger=none",
+        "hydra/launcher=submitit_local",
+    )  # fmt: skip
+    assert "data/dtd is missing" in refused(done)
+    assert statuses(tmp_path) == ["finished", "failed"]
+    assert set(accuracies(tmp_path).values()) <= set(accuracies(undisturbed[0]).values())
