@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from src.errors import UserError
 from src.heads.support import Support, require_every_class
 
 
@@ -31,26 +33,43 @@ class TipAdapter(nn.Module):
     keys: nn.Parameter
 
     def __init__(
-        self, text: Float[Tensor, "c d"], logit_scale: float, alpha: float, beta: float
+        self,
+        text: Float[Tensor, "c d"],
+        logit_scale: float,
+        alpha: float,
+        beta: float,
+        cache_size: int | None = None,
     ) -> None:
-        """Keep the settings: `alpha`, the cache's share, and `beta`, its sharpness, from 0 up."""
+        """Keep the settings.
+
+        Args:
+            text: class text features.
+            logit_scale: the factor on CLIP's similarities.
+            alpha: the cache's share (residual ratio), from 0 up.
+            beta: its sharpness, from 0 up.
+            cache_size: keys per class, each the mean of as many support images as come out even
+                (section 4.4); None: one key for each image.
+        """
         super().__init__()
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.alpha = alpha
         self.beta = beta
+        self.cache_size = cache_size
 
     def prepare(self, support: Support) -> None:
         """Make the cache: a key is the normalised mean over an image's views of raw features.
 
         Raises:
-            UserError: a class has no support image.
+            UserError: a class has no support image, or fewer than `cache_size`.
         """
         require_every_class(support.label, len(self.text))
         views = support.features["global"]
-        keys = F.normalize(views.mean(dim=0, dtype=self.text.dtype), dim=-1)
+        keys, label = F.normalize(views.mean(dim=0, dtype=self.text.dtype), dim=-1), support.label
+        if self.cache_size is not None:
+            keys, label = _merge(keys, label, self.cache_size)
         self.keys = nn.Parameter(keys.to(self.text.device))
-        self.register_buffer("label", support.label.to(self.text.device))
+        self.register_buffer("label", label.to(self.text.device))
 
     def forward(self, global_features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         clip, nearness = self._compare(global_features)
@@ -76,3 +95,19 @@ class TipAdapter(nn.Module):
         # The product with the one-hot V, without its n_s · c · n multiplications by 0.
         votes = nearness.new_zeros(len(nearness), len(self.text))
         return votes.index_add(1, self.label, (beta * nearness).exp())
+
+
+def _merge(
+    keys: Float[Tensor, "n d"], label: Int[Tensor, " n"], per_class: int
+) -> tuple[Float[Tensor, "m d"], Int[Tensor, " m"]]:
+    """Average the keys of each class in `per_class` groups, and normalise the means."""
+    images = torch.bincount(label)
+    if not 1 <= per_class <= images.min():
+        raise UserError(
+            f"method.head.cache_size={per_class} is no number of keys that {images.min()} images "
+            "per class can be merged into: give 1 to that many."
+        )
+    of_class = [keys[label == each] for each in range(len(images))]
+    means = [group.mean(dim=0) for one in of_class for group in torch.tensor_split(one, per_class)]
+    merged = torch.arange(len(images), device=label.device).repeat_interleave(per_class)
+    return F.normalize(torch.stack(means), dim=-1), merged
