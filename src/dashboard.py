@@ -1,0 +1,117 @@
+"""`python -m src.dashboard --entity NAME`: write the saved view of a W&B project.
+
+A run of W&B is one run here, so its record is what is plotted, not a history. The library's
+interface is in public preview.
+"""
+
+import argparse
+from typing import Any
+
+from src.config import run_command
+from src.errors import UserError
+
+NAME = "accuracy by shots"
+GROUPED_BY = "method.name"
+COLUMNS = ("dataset", "adapted_on", "backbone", "method", "shots", "seed", "selection", "accuracy")
+SETTINGS = ("alpha", "beta", "beta2", "beta3", "c", "residual_ratio")
+MOST_RUNS = 1000
+"""That a panel shows; a table of eleven datasets has more runs than W&B's default of 10."""
+
+
+def main() -> None:
+    """Write the view, or print what would be written.
+
+    Raises:
+        UserError: W&B refuses: no key, no network, no such entity.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m src.dashboard", description="Write the saved view of a W&B project."
+    )
+    parser.add_argument("--entity", required=True, help="the W&B user or team")
+    parser.add_argument("--project", default="calipers")
+    parser.add_argument("--group", help="only runs of this group, as a recipe's name")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be created")
+    arguments = parser.parse_args()
+    workspace = view(arguments.entity, arguments.project, arguments.group)
+    if arguments.dry_run:
+        print("\n".join(describe(workspace)))
+        return
+    try:
+        workspace.save()
+    except Exception as error:  # the library raises what its transport does, of many kinds
+        raise UserError(
+            f"W&B did not take the view: {error}. Check --entity, `wandb login` and the network, "
+            "or look at --dry-run."
+        ) from error
+
+
+def view(entity: str, project: str, group: str | None = None) -> Any:
+    """Make the view: a `wandb_workspaces` workspace that is not saved yet."""
+    import wandb_workspaces.reports.v2 as panels
+    from wandb_workspaces import workspaces
+
+    summary = panels.SummaryMetric
+    coordinates = ["shots", *(f"hyperparameters.{name}" for name in SETTINGS)]
+    coordinates += ["validation_accuracy", "ece", "accuracy"]
+    sections = {
+        "accuracy against shots": [
+            panels.ScatterPlot(
+                title="top-1 accuracy (%) by shots", x=summary("shots"), y=summary("accuracy")
+            ),
+            panels.BarPlot(
+                title="top-1 accuracy (%), mean by method",
+                metrics=["accuracy"],
+                groupby=panels.Config(GROUPED_BY),
+                groupby_aggfunc="mean",
+                groupby_rangefunc="stddev",
+            ),
+        ],
+        "settings": [
+            panels.ParallelCoordinatesPlot(
+                title="chosen settings and what they gave",
+                columns=[
+                    panels.ParallelCoordinatesPlotColumn(metric=summary(name))
+                    for name in coordinates
+                ],
+            )
+        ],
+        "table": [panels.WeavePanelSummaryTable(table_name="runs")],
+    }
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME if group is None else f"{NAME}: {group}",
+        sections=[
+            workspaces.Section(name=name, panels=content, is_open=True)
+            for name, content in sections.items()
+        ],
+        settings=workspaces.WorkspaceSettings(max_runs=MOST_RUNS),
+        runset_settings=workspaces.RunsetSettings(
+            filters="" if group is None else f"Metric('group') = '{group}'",
+            groupby=[workspaces.Config(GROUPED_BY)],
+            order=[workspaces.Ordering(workspaces.Summary("accuracy"), ascending=False)],
+            pinned_columns=[f"summary:{name}" for name in COLUMNS],
+        ),
+    )
+
+
+def describe(workspace: Any) -> list[str]:
+    """Say line by line what a view holds."""
+    settings = workspace.runset_settings
+    lines = [
+        f"view {workspace.name!r} in {workspace.entity}/{workspace.project}",
+        f"  runs: {settings.filters or 'all'}, grouped by {GROUPED_BY}",
+        f"  columns: {', '.join(COLUMNS)}",
+    ]
+    for section in workspace.sections:
+        lines.append(f"  {section.name}")
+        for panel in section.panels:
+            title = getattr(panel, "title", None) or panel.table_name
+            lines.append(f"    {type(panel).__name__}: {title}")
+            for column in getattr(panel, "columns", []):
+                lines.append(f"      {column.metric.name}")
+    return lines
+
+
+if __name__ == "__main__":
+    run_command(main)

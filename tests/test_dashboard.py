@@ -1,0 +1,50 @@
+import json
+import sys
+
+import pytest
+from wandb_workspaces.workspaces import Workspace
+
+from src import dashboard
+from src.errors import UserError
+from tests.cli import run
+
+
+def test_a_dry_run_prints_what_it_would_create_and_needs_no_network(monkeypatch, capsys):
+    monkeypatch.setattr(Workspace, "save", lambda _: pytest.fail("a dry run saves nothing"))
+    monkeypatch.setattr(
+        sys, "argv", ["dashboard", "--entity", "me", "--group", "offline_demo", "--dry-run"]
+    )
+    dashboard.main()
+    printed = capsys.readouterr().out
+    for expected in (
+        "view 'accuracy by shots: offline_demo' in me/calipers",
+        "grouped by method.name",
+        "ScatterPlot: top-1 accuracy (%) by shots",
+        "ParallelCoordinatesPlot: ",
+        "hyperparameters.alpha",
+        "WeavePanelSummaryTable: runs",
+    ):
+        assert expected in printed
+
+
+def test_the_view_filters_its_group_and_plots_what_runs_record():
+    spec = json.dumps(dashboard.view("me", "mine", "demo")._to_model().model_dump(mode="json"))
+    assert '"key": {"section": "run", "name": "group"}, "op": "=", "value": "demo"' in spec
+    assert '"x_axis": "summary:shots", "y_axis": "summary:accuracy"' in spec
+    assert '"grouping": [{"section": "config", "name": "method.value.name"}]' in spec
+
+
+def test_a_refusal_is_explained(monkeypatch):
+    def refuse(_):
+        raise ValueError("no such entity")
+
+    monkeypatch.setattr(Workspace, "save", refuse)
+    monkeypatch.setattr(sys, "argv", ["dashboard", "--entity", "nobody"])
+    with pytest.raises(UserError, match=r"did not take the view: no such entity.*--entity"):
+        dashboard.main()
+
+
+def test_the_entity_is_asked_for():
+    done = run("src.dashboard")
+    assert done.returncode == 2
+    assert "--entity" in done.stderr

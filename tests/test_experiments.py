@@ -1,0 +1,93 @@
+"""The recipes of experiments/: each says what it is for, composes, and runs in miniature."""
+
+import json
+import sys
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from src import sweep
+from src.config import ROOT, compose, run_command
+from src.results.record import Result
+from src.run import main
+from tests import replica
+from tests.cli import below, jobs
+
+RECIPES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
+SHIFTS = ("imagenet_v2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+SMALLER = {
+    "ablation_calip_betas": ["method.head.beta2=0.0,1.12", "method.head.beta3=0.0,0.02"],
+    "ablation_tip_adapter_cache_size": ["++method.head.cache_size=1,2", "shots=2"],
+    "ablation_tip_adapter_views": ["++method.support.views=1,2"],
+    "offline_demo": ["dataset=digits,letters", "backbone=tiny", "shots=1"],
+}
+"""What replaces the sweep's values where the replicas are too small for them."""
+
+
+def recipe(name):
+    return OmegaConf.load(ROOT / f"experiments/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_states_question_command_published_figures_and_what_was_verified(name):
+    text = (ROOT / f"experiments/{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n# Question: ")
+    assert f"\n# Command: python -m src.run +experiment={name}" in text
+    assert "\n# Published: " in text
+    assert "\n# Verified here: " in text
+    assert recipe(name).group == name, "of its W&B runs, and its folder below outputs/"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_choice_of_a_recipe_composes(name):
+    params = recipe(name).hydra.sweeper.params
+    datasets = str(params.get("dataset", "digits")).split(",")
+    for dataset in datasets:
+        for method in str(params.method).split(","):
+            others = [
+                f"{key}={str(values).split(',')[-1]}"
+                for key, values in params.items()
+                if key not in ("dataset", "method")
+            ]
+            cfg = compose([f"dataset={dataset}", f"method={method}", *others])
+            assert (cfg.dataset.name, cfg.method.name) == (dataset, method)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("imagenet", "caltech101", *SHIFTS):
+        replica.make(name, folder, per_class=4, size=32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch, capfd):
+    params = recipe(name).hydra.sweeper.params
+    few = ["imagenet", "caltech101"] if "caltech101" in params.get("dataset", "") else None
+    arguments = [f"dataset={','.join(few)}"] if few else []
+    arguments += ["shots=1"] if "shots" in params else ["++shots=1"]
+    arguments += ["seed=1"] if "seed" in params else []
+    on_replicas = [] if name in ("demo", "offline_demo") else replica.TINY
+    argv = [f"+experiment={name}", *below(tmp_path), f"paths.data={data}"]
+    argv += [f"paths.features={features}", "logger=none", *on_replicas, *arguments]
+    argv += SMALLER.get(name, [])
+    monkeypatch.setattr(sys, "argv", ["run", *argv])
+    GlobalHydra.instance().clear()
+    with sweep.ending():
+        run_command(main)
+    journal = (tmp_path / "output/jobs.jsonl").read_text().splitlines()
+    assert {json.loads(line)[2] for line in journal[1:]} == {"finished"}
+    results = [Result.read(job / "result.json") for job in jobs(tmp_path)]
+    assert len(results) == json.loads(journal[0])[0]
+    assert {one.method for one in results} == set(str(params.method).split(","))
+    if "eval_dataset" in recipe(name):
+        for job in jobs(tmp_path):
+            assert {path.name for path in (job / "eval").iterdir()} == set(SHIFTS)
+    assert "top-1 accuracy in % by shots" in capfd.readouterr().out
