@@ -177,7 +177,9 @@ def _count(
 
 
 def search_from(
-    mode: str, ranges: Mapping[str, Mapping[str, Any]], default: Mapping[str, float]
+    mode: str, ranges: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Search:
-    """Build a search from a method's YAML: its `outer` and `inner` ranges."""
-    return Search(mode, Range(**ranges["outer"]), Range(**ranges["inner"]), default)
+    """Build a search from a method's YAML: its `outer` and `inner` ranges, its head's settings."""
+    outer, inner = Range(**ranges["outer"]), Range(**ranges["inner"])
+    default = {name: settings[name] for name in (outer.setting, inner.setting)}
+    return Search(mode, outer, inner, default)
