@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -68,6 +70,15 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(f"shots={cfg.shots} is not a number of images per class: give 1 or more.")
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed} is not a seed: give an integer from 0.")
+
+
+def rerun_command(hydra: HydraConf) -> str:
+    """Say what to type to have this one run again, given Hydra's own configuration.
+
+    A recipe in experiments/ makes a sweep of itself, unless it is told to be one run.
+    """
+    single = ["hydra.mode=RUN"] if "experiment" in hydra.runtime.choices else []
+    return shlex.join(["python", "-m", "src.run", *single, *hydra.overrides.task])
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONFIG_DIR, build, explain, run_command, validate
+from src.config import CONFIG_DIR, build, explain, rerun_command, run_command, validate
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -86,7 +86,7 @@ def run(cfg: DictConfig) -> float:
     with clock("test"):
         figures.update(*trainer.test(method, datamodule=data, verbose=False))
     result = _record(cfg, source, method, data, figures, clock)
-    _save(cfg, trainer, method, result)
+    _save(cfg, trainer, method, source.class_names, result)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         log.info("%s: accuracy %.2f %%, in %s", result.method, result.accuracy, cfg.paths.output)
     else:
@@ -160,15 +160,23 @@ def _record(
         versions=record.versions(),
         git_revision=record.git_revision(),
         started_at=clock.started_at.isoformat(timespec="seconds"),
+        command=rerun_command(HydraConfig.get()),
     )
 
 
-def _save(cfg: DictConfig, trainer: "Trainer", method: "Method", result: "Result") -> None:
+def _save(
+    cfg: DictConfig,
+    trainer: "Trainer",
+    method: "Method",
+    class_names: Sequence[str],
+    result: "Result",
+) -> None:
     from lightning.pytorch.loggers import WandbLogger
     from safetensors.torch import save_file
 
     from src.files import replacing
     from src.methods import checkpoint
+    from src.results.outcome import Outcome
 
     output = Path(cfg.paths.output)
     if cfg.save_predictions:
@@ -176,6 +184,10 @@ def _save(cfg: DictConfig, trainer: "Trainer", method: "Method", result: "Result
             save_file(method.predictions, temporary)
     if cfg.method.training is not None and cfg.ckpt_path is None:
         checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
+    answers: dict[str, Any] = {name: values.numpy() for name, values in method.outcome.items()}
+    if method.surface is not None:
+        answers |= {"search": method.surface.accuracy, "search_axes": method.surface.axes}
+    Outcome(class_names=list(class_names), **answers).write(output)
     result.write(output)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

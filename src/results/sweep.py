@@ -1,4 +1,4 @@
-"""The end of a multirun: its jobs in one table, in the terminal and in `summary.md`."""
+"""The end of a multirun: its jobs in the terminal, and their report."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.files import replacing
-from src.results import summary, table
-from src.results.record import FILE, Result
-
-SUMMARY = "summary.md"
 LONG = 12
 """Jobs from which on a row for each is too much to look at."""
 
@@ -19,19 +14,17 @@ class SweepTable(Callback):
     """Hydra's callback: after the last job, show what all of them found."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from src.results import formats, frame, page, summary, table
+        from src.results.record import FILE, Result
+
         folder = Path(config.hydra.sweep.dir)
-        paths = sorted(folder.glob(f"*/{FILE}"), key=lambda path: _natural(path.parent.name))
-        results = [Result.read(path) for path in paths]
-        if not results:
+        if not any(folder.rglob(FILE)):
             return
-        if len(results) <= LONG:
+        runs = frame.load([folder]).frame
+        if len(runs) <= LONG:
+            results = [Result.read(Path(each, FILE)) for each in runs["folder"]]
             table.show(results, f"all runs in {folder}")
-        summaries = summary.summarise(results)
-        if any(len(each.cells) < len(results) for each in summaries):
-            summary.show(summaries)
-        with replacing(folder / SUMMARY) as temporary:
-            temporary.write_text(summary.markdown(summaries))
-
-
-def _natural(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (-1, name)
+        cells = summary.summarise(runs)
+        if len(cells) < len(runs):
+            formats.show(summary.by_shots(cells))
+        print(f"report in {page.write_report([folder], folder / page.FOLDER)}")

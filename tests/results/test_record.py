@@ -13,6 +13,7 @@ RESULT = Result(
     hyperparameters={"beta2": 1.0}, selected_on_test=False, n_test=720, n_classes=10,
     trainable_parameters=0, epochs=0, timings_s={"test": 0.1}, peak_rss_mb=500.0, published=None,
     config_hash="0", versions={}, git_revision=None, started_at="2026-01-01T00:00:00+00:00",
+    command="python -m src.run",
 )  # fmt: skip
 
 
