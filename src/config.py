@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
@@ -98,7 +99,7 @@ def validate(cfg: DictConfig) -> None:
         )
 
 
-def rerun_command(hydra: Any) -> str:
+def rerun_command(hydra: HydraConf) -> str:
     """Say what to type to have this one run again, given Hydra's own configuration.
 
     A recipe in experiments/ makes a sweep of itself, unless it is told to be one run.

@@ -17,7 +17,6 @@ from src.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import Trainer
-    from torch import Tensor
 
     from src.features.source import FeatureSource
     from src.methods.base import Method
@@ -91,12 +90,12 @@ def evaluate(
     method: "Method",
     batch_size: int,
     trainer: "Trainer",
-) -> tuple[dict[str, Any], "dict[str, Tensor]"]:
+) -> tuple[dict[str, Any], "Method"]:
     """Test the adapted `method` on the test split of `source`, over `classes` alone.
 
     Returns:
-        What `Method` logs when it is tested and `n_test`, the number of images; and its
-        predictions if `method` keeps them.
+        What `Method` logs when it is tested and `n_test`, the number of images; and the one that
+        was tested, `method` restricted to the classes.
     """
     from src.features.datamodule import FeatureDataModule
     from src.heads.restricted import Restricted
@@ -107,4 +106,4 @@ def evaluate(
     test = source.split("test", "spatial" in method.inputs)
     data = FeatureDataModule(method.inputs, batch_size, test=test)
     (figures,) = trainer.test(restricted, datamodule=data, verbose=False)
-    return {**figures, "n_test": len(test)}, restricted.predictions
+    return {**figures, "n_test": len(test)}, restricted

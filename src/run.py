@@ -20,11 +20,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src import cross_dataset, sweep
-from src.config import CONFIG_DIR, as_lists, build, config_hash, explaining, run_command, validate
+from src.config import (
+    CONFIG_DIR,
+    as_lists,
+    build,
+    config_hash,
+    explaining,
+    rerun_command,
+    run_command,
+    validate,
+)
 
 if TYPE_CHECKING:
     from lightning import Trainer
-    from torch import Tensor
 
     from src.cross_dataset import EvalDataset
     from src.features.datamodule import FeatureDataModule
@@ -76,7 +84,7 @@ def run(cfg: DictConfig) -> float:
     if training is not None and cfg.ckpt_path is None:
         checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
     # The run's own result comes last: where it stands, the run is whole.
-    _save(output, result, method.predictions, source)
+    _save(output, result, method, source)
     _log(trainer, result, evaluations)
     if not _sweeping():
         show([result, *evaluations], f"results in {output}")
@@ -174,6 +182,7 @@ def _record(
         versions=record.versions(),
         git_revision=record.git_revision(),
         started_at=clock.started_at.isoformat(timespec="seconds"),
+        command=rerun_command(HydraConfig.get()),
     )
 
 
@@ -187,7 +196,7 @@ def _evaluate(
     with clock("test"):
         source = assembly.make_image_features(cfg, other.name, other.images)
         trainer = assembly.make_trainer(cfg, logger=False, progress=False)
-        figures, predictions = cross_dataset.evaluate(
+        figures, restricted = cross_dataset.evaluate(
             source, other.classes, method, cfg.batch_size, trainer
         )
     evaluation = replace(
@@ -199,7 +208,7 @@ def _evaluate(
         timings_s=clock.seconds,
         published=_published(cfg, other.name, result.shots),
     )
-    _save(Path(cfg.paths.output) / "eval" / other.name, evaluation, predictions, source)
+    _save(Path(cfg.paths.output) / "eval" / other.name, evaluation, restricted, source)
     return evaluation
 
 
@@ -210,23 +219,24 @@ def _published(cfg: DictConfig, dataset: str, shots: int) -> float | None:
     return published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
 
 
-def _save(
-    folder: Path,
-    result: "Result",
-    predictions: Mapping[str, "Tensor"],
-    source: "FeatureSource",
-) -> None:
+def _save(folder: Path, result: "Result", method: "Method", source: "FeatureSource") -> None:
+    """Write what `method` found on `source`; the result last."""
     from safetensors.torch import save_file
 
     from src.files import replacing
+    from src.results.outcome import Outcome
 
-    if predictions:
+    if method.predictions:
         with replacing(folder / "predictions.safetensors") as temporary:
-            save_file(dict(predictions), temporary)
+            save_file(method.predictions, temporary)
     if source.skipped_images:
         lines = [f"{path}\t{reason}\n" for path, reason in source.skipped_images.items()]
         with replacing(folder / "skipped_images.txt") as temporary:
             temporary.write_text("".join(lines))
+    answers: dict[str, Any] = {name: values.numpy() for name, values in method.outcome.items()}
+    if method.surface is not None:
+        answers |= {"search": method.surface.accuracy, "search_axes": method.surface.axes}
+    Outcome(class_names=list(source.class_names), **answers).write(folder)
     result.write(folder)
 
 

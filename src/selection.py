@@ -55,6 +55,18 @@ class Range:
         return [self.low + i * (self.high - self.low) / self.steps for i in range(self.steps)]
 
 
+class Surface(NamedTuple):
+    """The accuracy (per cent) at every point of the releases' grid.
+
+    Attributes:
+        accuracy: float32 `[outer, inner]`.
+        axes: the grid's values of the outer and then of the inner setting, by name.
+    """
+
+    accuracy: NDArray[np.float32]
+    axes: dict[str, list[float]]
+
+
 class Choice(NamedTuple):
     """What a search chose, and its accuracy (per cent) on the images searched on."""
 
@@ -115,20 +127,36 @@ class Search:
 
     def best(self) -> Choice:
         """Pick the settings with the most images right."""
-        low, high = np.concatenate(self._low, axis=1), np.concatenate(self._high, axis=1)
+        low, high = self._intervals()
         pick = self._best_of_grid if self.mode == "grid" else self._best_of_all
         outer, inner, right = pick(low, high)
         return Choice(
             {self.outer.setting: outer, self.inner.setting: inner}, 100.0 * right / low.shape[1]
         )
 
+    def surface(self) -> Surface:
+        """Look at the whole of the releases' grid, whatever the mode."""
+        low, high = self._intervals()
+        axes = {axis.setting: axis.grid() for axis in (self.outer, self.inner)}
+        accuracy = 100.0 * self._count_on_grid(low, high) / low.shape[1]
+        return Surface(accuracy.astype(np.float32), axes)
+
+    def _intervals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return np.concatenate(self._low, axis=1), np.concatenate(self._high, axis=1)
+
+    def _count_on_grid(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        inner = np.asarray(self.inner.grid())
+        rows = [self.outer_values.index(value) for value in self.outer.grid()]
+        return np.stack([_count(low[row], high[row], inner) for row in rows])
+
     def _best_of_grid(
         self, low: NDArray[np.float64], high: NDArray[np.float64]
     ) -> tuple[float, float, int]:
-        inner = self.inner.grid()
-        count = np.stack([_count(*rows, np.asarray(inner)) for rows in zip(low, high, strict=True)])
+        count = self._count_on_grid(low, high)
         row, column = np.unravel_index(count.argmax(), count.shape)
-        return self.outer_values[row], inner[column], int(count[row, column])
+        return self.outer_values[row], self.inner.grid()[column], int(count[row, column])
 
     def _best_of_all(
         self, low: NDArray[np.float64], high: NDArray[np.float64]

@@ -84,9 +84,9 @@ def test_a_sweep_keeps_them_in_one_job_and_apart_in_the_table(run, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("output/*/result.json"))) == 2
-    summary = (tmp_path / "output/summary.md").read_text()
+    summary = (tmp_path / "output/report/table.md").read_text()
     assert "imagenet, tiny" in summary
-    assert "imagenet_r (adapted on imagenet), tiny" in summary
+    assert "imagenet → imagenet_r, tiny" in summary
 
 
 @pytest.mark.parametrize(

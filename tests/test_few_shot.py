@@ -46,7 +46,7 @@ def test_every_method_runs_and_says_what_it_did(sweep, method):
     assert not found.selected_on_test
     searched = method in {"tip_adapter", "tip_adapter_f", "linear_probe"}
     assert (found.selection == "val_few_shot") == searched or method == "calip_fs"
-    assert f"| {method} |" in (sweep[0] / "output/summary.md").read_text()
+    assert f"| {method} |" in (sweep[0] / "output/report/table.md").read_text()
 
 
 @pytest.mark.parametrize("method", sorted(TRAINED))

@@ -105,3 +105,18 @@ def test_an_empty_range_is_refused(bounds):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(UserError, match=r"selection\.search=random"):
         Search("random", OUTER, INNER, {"beta3": 0.1, "beta2": 1.0})
+
+
+@pytest.mark.parametrize("mode", ["exact", "grid"])
+def test_the_surface_is_the_accuracy_at_every_point_of_the_grid(mode):
+    lines = Lines(3)
+    search = Search(mode, OUTER, INNER, {"beta3": 0.3, "beta2": 1.0})
+    search.add(lines, [torch.arange(len(lines.label))], lines.label)
+    surface = search.surface()
+    assert list(surface.axes) == ["beta3", "beta2"]
+    assert surface.accuracy.dtype == np.float32
+    expected = [
+        [100 * lines.right(outer, inner) / len(lines.label) for inner in surface.axes["beta2"]]
+        for outer in surface.axes["beta3"]
+    ]
+    np.testing.assert_allclose(surface.accuracy, expected, rtol=1e-6)

@@ -93,7 +93,7 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     assert statuses(tmp_path).count("skipped") == len(finished)
     assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
     assert accuracies(tmp_path) == accuracies(undisturbed[0])
-    own, theirs = (folder / "output/summary.md" for folder in (tmp_path, undisturbed[0]))
+    own, theirs = (folder / "output/report/table.md" for folder in (tmp_path, undisturbed[0]))
     assert own.read_text() == theirs.read_text()
 
 

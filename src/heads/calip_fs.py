@@ -94,6 +94,22 @@ class CalipFS(Calip):
             self.logit_scale * pooled @ self.text.T,
         )
 
+    def attended(
+        self, spatial_features: Float[Tensor, "n s d"]
+    ) -> tuple[Float[Tensor, "n s c"], Float[Tensor, "n c d"], Float[Tensor, "n s d"]]:
+        """Compute what `terms` does without keeping: the attention over s, O(T^a) and O(F^a)."""
+        visual, text = self.visual_layers, self.text_layers
+        spatial_features = F.normalize(spatial_features, dim=-1)
+        affinity = visual.key(spatial_features) @ text.query(self.text).T
+        attention = (self.attention_factor * affinity).softmax(dim=1)
+        affinity = visual.query(spatial_features) @ text.key(self.text).T
+        weight = (self.attention_factor * affinity).softmax(dim=2)
+        return (
+            attention,
+            text.output(attention.transpose(1, 2) @ visual.value(spatial_features)),
+            visual.output(weight @ text.value(self.text)),
+        )
+
 
 class _Residual(nn.Module):
     """The linear layer `x + x Wᵀ`: the identity at first, and what weight decay returns it to."""
@@ -103,7 +119,7 @@ class _Residual(nn.Module):
         width = like.shape[1]
         self.weight = nn.Parameter(like.new_zeros(width, width))
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         return x + x @ self.weight.T
 
     def transposed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -14,7 +14,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from src.selection import Search
+from src.selection import Search, Surface
 
 CALIBRATION_BINS = 15
 
@@ -26,12 +26,13 @@ class Method(LightningModule):
     """Searches a head's settings and tests it; all that a method without gradient does.
 
     `trainer.validate` searches the settings, puts the best into the head and logs
-    `validation_accuracy` (per cent).
+    `validation_accuracy` (per cent). `surface` is what a search over two settings saw.
 
     `trainer.test` logs, in per cent but for `ece` (0 to 1): `accuracy` (top-1),
     `mean_class_accuracy` (over the classes that the split holds) and `ece` (expected calibration
-    error, Guo et al., ICML 2017, 15 bins). With `keep_predictions`, `predictions` holds
-    `logits` `[n, c]` float32 and `label` `[n]` int64 in the split's order afterwards.
+    error, Guo et al., ICML 2017, 15 bins). Afterwards `outcome` holds, in the split's order,
+    `label` and `prediction` int64 `[n]` and `confidence` float32 `[n]`, its softmax probability,
+    and with `keep_predictions`, `predictions` holds `logits` `[n, c]` float32 and `label`.
     """
 
     head: Any  # a module of src.heads: `inputs`, and features in that order to logits
@@ -47,9 +48,12 @@ class Method(LightningModule):
         self.head = head
         self.keep_predictions = keep_predictions
         self.search = search
+        self.surface: Surface | None = None
+        self.outcome: dict[str, Tensor] = {}
         self.predictions: dict[str, Tensor] = {}
         self.checkpoint_extra: dict[str, Any] = {}
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._answers: list[dict[str, Tensor]] = []
+        self._logits: list[Tensor] = []
         self.metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(n_classes, average="micro"),
@@ -86,15 +90,24 @@ class Method(LightningModule):
     def on_validation_epoch_end(self) -> None:
         assert self.search is not None
         choice = self.search.best()
+        self.surface = self.search.surface()
         for setting, value in choice.settings.items():
             setattr(self.head, setting, value)
         self.log("validation_accuracy", choice.accuracy)
 
     def test_step(self, batch: Batch, _: int) -> None:
         logits = self(batch)
-        self.metrics.update(logits.softmax(dim=-1), batch["label"])
+        probabilities = logits.softmax(dim=-1)
+        self.metrics.update(probabilities, batch["label"])
+        confidence, prediction = probabilities.max(dim=-1)
+        answers = {
+            "label": batch["label"],
+            "prediction": prediction,
+            "confidence": confidence.float(),
+        }
+        self._answers.append({name: values.cpu() for name, values in answers.items()})
         if self.keep_predictions:
-            self._kept.append((logits.float().cpu(), batch["label"].cpu()))
+            self._logits.append(logits.float().cpu())
 
     def on_test_epoch_end(self) -> None:
         measured: dict[str, Any] = self.metrics.compute()
@@ -106,7 +119,9 @@ class Method(LightningModule):
         self.log("accuracy", 100 * measured["accuracy"])
         self.log("mean_class_accuracy", 100 * per_class.mean().float())
         self.log("ece", measured["ece"])
-        if self._kept:
-            logits, label = zip(*self._kept, strict=True)
-            self.predictions = {"logits": torch.cat(logits), "label": torch.cat(label)}
-            self._kept = []
+        names = self._answers[0]
+        self.outcome = {name: torch.cat([each[name] for each in self._answers]) for name in names}
+        if self.keep_predictions:
+            label = self.outcome["label"]
+            self.predictions = {"logits": torch.cat(self._logits), "label": label}
+        self._answers, self._logits = [], []

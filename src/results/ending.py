@@ -1,25 +1,23 @@
-"""What a sweep ends in: its jobs in one table, in the terminal and in `summary.md`."""
+"""What a sweep ends in: its jobs in the terminal, and their report."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.files import replacing
-from src.results import summary, table
 from src.results.record import Result
 
-SUMMARY = "summary.md"
 LONG = 12
 """Jobs from which on a row for each is too much to look at."""
 
 
 def present(folder: Path, results: Sequence[Result]) -> None:
-    """Show the results of the sweep in `folder`."""
+    """Show the `results` of a sweep, and write the report of all that its `folder` holds."""
+    from src.results import formats, frame, page, summary, table
+
     if not results:
         return
     if len(results) <= LONG:
         table.show(results, f"all runs in {folder}")
-    summaries = summary.summarise(results)
-    if any(len(each.cells) < len(results) for each in summaries):
-        summary.show(summaries)
-    with replacing(folder / SUMMARY) as temporary:
-        temporary.write_text(summary.markdown(summaries))
+    cells = summary.summarise(frame.load([folder]).frame)
+    if len(cells) < len(results):
+        formats.show(summary.by_shots(cells))
+    print(f"report in {page.write_report([folder], folder / page.FOLDER)}")

@@ -41,6 +41,7 @@ class Result:
         config_hash: of everything in the configuration that can change the figures.
         git_revision: of the code, `-dirty` with uncommitted changes, None outside a checkout.
         started_at: ISO 8601, UTC.
+        command: what to type to have this run again.
     """
 
     dataset: str
@@ -69,6 +70,7 @@ class Result:
     versions: Mapping[str, str]
     git_revision: str | None
     started_at: str
+    command: str
 
     def write(self, folder: Path) -> None:
         """Write `result.json` into `folder`, atomically."""

@@ -1,121 +1,153 @@
-"""Many runs as one table: method by shots, mean and 95 % interval over seeds."""
+"""Many runs as a few figures: mean and 95 % interval over seeds, the average over datasets."""
 
 import math
 from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
+from scipy.special import stdtrit
 
-from src.results.record import Result
-from src.results.table import DAGGER, NOT_COMPARABLE
+from src.results.table import DAGGER
 
 CONFIDENCE = 0.95
+PLACE = ["backbone", "task", "label", "shots"]
+TRANSFER = "→"
+AVERAGE = "average"
 
 
 class Cell(NamedTuple):
-    """The accuracy (per cent) of one method at one number of shots, over seeds."""
+    """The accuracy (per cent) of one method on one dataset at one number of shots, over seeds."""
 
     mean: float
     interval: float | None  # half-width; None for a single seed
     seeds: int
+    published: float | None
     selected_on_test: bool
+
+    @property
+    def difference(self) -> float | None:
+        """Points above the published figure."""
+        return None if self.published is None else self.mean - self.published
 
     def __str__(self) -> str:
         spread = "" if self.interval is None else f" ± {self.interval:.2f}"
-        return f"{self.mean:.2f}{DAGGER if self.selected_on_test else ''}{spread}"
+        beside = "" if self.difference is None else f" ({self.difference:+.2f})"
+        return f"{self.mean:.2f}{DAGGER if self.selected_on_test else ''}{spread}{beside}"
 
 
-class Summary(NamedTuple):
-    """The runs of one dataset and backbone. Zero-shot methods stand at 0 shots."""
+class Table(NamedTuple):
+    """Cells by row (method) and column; None where there is no run."""
 
-    dataset: str
-    adapted_on: str
-    backbone: str
-    methods: list[str]
-    shots: list[int]
-    cells: dict[tuple[str, int], Cell]
-
-    @property
-    def title(self) -> str:
-        elsewhere = "" if self.adapted_on == self.dataset else f" (adapted on {self.adapted_on})"
-        return f"{self.dataset}{elsewhere}, {self.backbone}: top-1 accuracy in % by shots"
+    title: str
+    columns: list[str]
+    rows: dict[str, list[Cell | None]]
 
 
-def summarise(results: Sequence[Result]) -> list[Summary]:
-    """Group runs by dataset and backbone, and average the seeds, in order of appearance.
+def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep the last run of each place of `PLACE` and seed.
 
-    A method without a draw of images gives the same figure for every seed: it counts once.
+    A method without a draw of images (0 shots) gives the same figure for every seed: its runs
+    count as one, of seed 0.
     """
-    groups: dict[tuple[str, str, str], dict[tuple[str, int], dict[int, Result]]] = {}
-    for result in results:
-        runs = groups.setdefault((result.dataset, result.adapted_on, result.backbone), {})
-        seed = result.seed if result.shots else 0
-        runs.setdefault((_label(result, results), result.shots), {})[seed] = result
+    keys = [*PLACE, "seed"]
+    runs = frame.assign(seed=frame["seed"].where(frame["shots"] > 0, 0))
+    latest = runs.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")
+    return runs[keys].drop_duplicates().merge(latest, on=keys)
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Average the seeds of each place, then the datasets.
+
+    The "average of n datasets" is of the datasets' means, per backbone, and is given only for
+    methods that have a figure on all n datasets at those shots. Its interval is that of the
+    averages by seed, if every dataset has the same seeds. Heads that were adapted on another
+    dataset stay out of it.
+
+    Args:
+        frame: of `src.results.frame.load`.
+
+    Returns:
+        One row per place, in order of appearance, the averages last: the columns of `PLACE`, and
+        `cell`, a `Cell`.
+    """
+    runs = once_per_seed(frame)
+    cells = [(*place, _cell(group)) for place, group in runs.groupby(PLACE, sort=False)]
+    own = runs[~runs["task"].str.contains(TRANSFER)]
+    for backbone, of_backbone in own.groupby("backbone", sort=False):
+        n = of_backbone["task"].nunique()
+        for (label, shots), group in of_backbone.groupby(["label", "shots"], sort=False):
+            if n > 1 and group["task"].nunique() == n:
+                cells.append(
+                    (backbone, f"{AVERAGE} of {n} datasets", label, shots, _average(group))
+                )
+    return pd.DataFrame(cells, columns=[*PLACE, "cell"])
+
+
+def by_shots(cells: pd.DataFrame) -> list[Table]:
+    """One table per backbone for the average and each dataset: a column for each of the shots."""
     return [
-        Summary(
-            *group,
-            list(dict.fromkeys(method for method, _ in runs)),
-            sorted({shots for _, shots in runs}),
-            {place: _cell(list(by_seed.values())) for place, by_seed in runs.items()},
-        )
-        for group, runs in groups.items()
+        _table(f"{task}, {backbone}: top-1 accuracy in % by shots", of_backbone[chosen], "shots")
+        for backbone, of_backbone in cells.groupby("backbone", sort=False)
+        for task in sorted(of_backbone["task"].unique(), key=_average_first)
+        for chosen in [of_backbone["task"] == task]
     ]
 
 
-def markdown(summaries: Sequence[Summary]) -> str:
-    """Write the tables in Markdown."""
-    lines = []
-    for summary in summaries:
-        header = ["method", *map(str, summary.shots)]
-        lines += [f"{summary.title}", "", _line(header), _line(["---"] * len(header))]
-        lines += [_line([method, *_row(summary, method)]) for method in summary.methods]
-        lines += [""]
-    if any(cell.selected_on_test for summary in summaries for cell in summary.cells.values()):
-        lines += [NOT_COMPARABLE, ""]
-    return "\n".join(lines)
+def by_dataset(cells: pd.DataFrame) -> list[Table]:
+    """One table per backbone and shots of which there are several datasets: a column for each."""
+    return [
+        _table(f"{backbone}, shots={shots}: top-1 accuracy in % by dataset", group, "task")
+        for backbone, of_backbone in cells.groupby("backbone", sort=False)
+        for shots, group in of_backbone.groupby("shots")
+        if group["task"].nunique() > 1
+    ]
 
 
-def show(summaries: Sequence[Summary]) -> None:
-    """Print the tables in the terminal."""
-    console = Console()
-    for summary in summaries:
-        console.print(f"\n[bold]{summary.title}[/bold]")
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-        table.add_column("method", no_wrap=True)
-        for shots in summary.shots:
-            table.add_column(str(shots), justify="right", no_wrap=True)
-        for method in summary.methods:
-            table.add_row(method, *(cell.replace(" ± ", "±") for cell in _row(summary, method)))
-        console.print(table)
-    if any(cell.selected_on_test for summary in summaries for cell in summary.cells.values()):
-        console.print(NOT_COMPARABLE)
+def half_width(accuracies: Sequence[float]) -> float | None:
+    """Half the width of Student's t interval of the mean at 95 %; None for a single value."""
+    n = len(accuracies)
+    if n < 2:
+        return None
+    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    return quantile * float(pd.Series(accuracies).std()) / math.sqrt(n)
 
 
-def _label(result: Result, results: Sequence[Result]) -> str:
-    """Name the row: the method, and how it chose its settings if the runs differ in that."""
-    ways = {other.selection for other in results if other.method == result.method}
-    return result.method if len(ways) == 1 else f"{result.method} ({result.selection})"
+def _cell(runs: pd.DataFrame) -> Cell:
+    return Cell(
+        mean=float(runs["accuracy"].mean()),
+        interval=half_width(list(runs["accuracy"])),
+        seeds=len(runs),
+        published=_none(runs["published"].astype(float).mean(skipna=False)),
+        selected_on_test=bool(runs["selected_on_test"].any()),
+    )
 
 
-def _cell(runs: Sequence[Result]) -> Cell:
-    accuracies = [run.accuracy for run in runs]
-    interval = None
-    if len(runs) > 1:
-        from scipy.stats import t
-
-        quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(runs) - 1))
-        interval = quantile * stdev(accuracies) / math.sqrt(len(runs))
-    chosen_on_test = any(run.selected_on_test for run in runs)
-    return Cell(mean(accuracies), interval, len(runs), chosen_on_test)
-
-
-def _row(summary: Summary, method: str) -> list[str]:
-    cells = (summary.cells.get((method, shots)) for shots in summary.shots)
-    return ["" if cell is None else str(cell) for cell in cells]
+def _average(runs: pd.DataFrame) -> Cell:
+    by_seed = runs.pivot_table(index="seed", columns="task", values="accuracy")
+    published = runs.astype({"published": float}).groupby("task")["published"].mean(skipna=False)
+    same_seeds = bool(by_seed.notna().all(axis=None))
+    return Cell(
+        mean=float(by_seed.mean().mean()),
+        interval=half_width(list(by_seed.mean(axis=1))) if same_seeds else None,
+        seeds=len(by_seed),
+        published=_none(published.mean(skipna=False)),
+        selected_on_test=bool(runs["selected_on_test"].any()),
+    )
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _none(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
+
+
+def _average_first(task: str) -> bool:
+    return not task.startswith(AVERAGE)
+
+
+def _table(title: str, cells: pd.DataFrame, across: str) -> Table:
+    found = dict(zip(zip(cells["label"], cells[across], strict=True), cells["cell"], strict=True))
+    columns = sorted(cells[across].unique(), key=None if across == "shots" else _average_first)
+    rows = {
+        label: [found.get((label, column)) for column in columns]
+        for label in cells["label"].unique()
+    }
+    return Table(title, [str(column) for column in columns], rows)

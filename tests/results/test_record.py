@@ -14,6 +14,7 @@ RESULT = Result(
     n_classes=10, trainable_parameters=0, epochs=0, timings_s={"test": 0.1}, threads=1,
     peak_rss_mb=500.0, published=None, config_hash="0", versions={}, git_revision=None,
     started_at="2026-01-01T00:00:00+00:00",
+    command="python -m src.run",
 )  # fmt: skip
 
 

@@ -1,55 +1,142 @@
-from dataclasses import replace
+import math
+import statistics
+from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate
 
-from src.results.summary import markdown, show, summarise
+from src.results.summary import by_dataset, by_shots, half_width, once_per_seed, summarise
 from tests.results.test_record import RESULT
 
 
-def runs(method, shots, accuracies, **changes):
+def runs(method, shots, accuracies, task="digits", **changes):
     return [
-        replace(RESULT, method=method, shots=shots, seed=seed, accuracy=accuracy, **changes)
+        asdict(replace(RESULT, method=method, shots=shots, seed=seed, accuracy=accuracy, **changes))
+        | {"task": task, "label": method}
         for seed, accuracy in enumerate(accuracies)
     ]
 
 
-def test_seeds_are_averaged_with_a_student_interval():
-    (summary,) = summarise(runs("tip_adapter", 16, [90.0, 91.0, 95.0]))
-    cell = summary.cells["tip_adapter", 16]
-    assert cell.mean == 92.0
-    assert cell.interval == pytest.approx(4.302653 * 7**0.5 / 3**0.5, rel=1e-6)
-    assert str(cell) == "92.00 ± 6.57"
+def frame(*groups):
+    return pd.DataFrame([run for group in groups for run in group])
+
+
+def cell(cells, task, label, shots):
+    (found,) = cells.query("task == @task and label == @label and shots == @shots")["cell"]
+    return found
+
+
+def inside_of_student(x, freedom):
+    """Integrate the density of Student's t from -x to x."""
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
+    scale /= math.sqrt(freedom * math.pi)
+    density = integrate.quad(lambda t: (1 + t * t / freedom) ** (-(freedom + 1) / 2), -x, x)[0]
+    return scale * density
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=6).filter(lambda a: max(a) - min(a) > 0.1))
+def test_the_interval_holds_95_percent_of_students_t(accuracies):
+    error = statistics.stdev(accuracies) / math.sqrt(len(accuracies))
+    quantile = half_width(accuracies) / error
+    assert inside_of_student(quantile, len(accuracies) - 1) == pytest.approx(0.95, abs=1e-6)
+
+
+def test_a_single_seed_has_no_interval():
+    assert half_width([80.0]) is None
+
+
+def test_seeds_are_averaged():
+    found = cell(
+        summarise(frame(runs("tip_adapter", 16, [90.0, 91.0, 95.0]))), "digits", "tip_adapter", 16
+    )
+    assert (found.mean, found.seeds) == (92.0, 3)
+    assert found.interval == pytest.approx(4.302653 * 7**0.5 / 3**0.5, rel=1e-6)
+    assert str(found) == "92.00 ± 6.57"
 
 
 def test_a_method_without_a_draw_counts_once():
-    (summary,) = summarise(runs("zero_shot", 0, [80.0, 80.0, 80.0]))
-    assert str(summary.cells["zero_shot", 0]) == "80.00"
+    found = cell(
+        summarise(frame(runs("zero_shot", 0, [80.0, 80.0, 80.0]))), "digits", "zero_shot", 0
+    )
+    assert str(found) == "80.00"
 
 
-def test_datasets_backbones_and_ways_of_selection_are_kept_apart():
-    results = [
-        *runs("calip", 0, [80.0], selection="val"),
-        *runs("calip", 0, [81.0], selection="test", selected_on_test=True),
-        *runs("calip", 0, [50.0], dataset="letters", adapted_on="letters", selection="val"),
-        *runs("calip", 0, [30.0], dataset="letters", selection="val"),
-    ]
-    digits, letters, elsewhere = summarise(results)
-    assert elsewhere.title.startswith("letters (adapted on digits), tiny")
-    assert digits.methods == ["calip (val)", "calip (test)"]
-    assert letters.dataset == "letters"
-    text = markdown([digits, letters])
-    assert "| calip (test) | 81.00† |" in text
-    assert "| calip (val) | 80.00 |" in text
-    assert "not comparable" in text
+def test_methods_keep_the_order_in_which_they_first_appear():
+    again = runs("zero_shot", 0, [60.0], started_at="2026-01-02T00:00:00+00:00")
+    (table,) = by_shots(
+        summarise(frame(runs("zero_shot", 0, [50.0]), runs("coop", 4, [0.0]), again))
+    )
+    assert list(table.rows) == ["zero_shot", "coop"]
+    assert table.rows["zero_shot"][0].mean == 60.0
 
 
-def test_rows_are_methods_and_columns_are_shots_in_order(capsys):
-    results = [*runs("tip_adapter", 16, [92.0]), *runs("tip_adapter", 2, [85.0])]
-    (summary,) = summarise([*results, *runs("zero_shot", 0, [80.0])])
-    assert summary.shots == [0, 2, 16]
-    assert "| tip_adapter |  | 85.00 | 92.00 |" in markdown([summary])
-    assert "not comparable" not in markdown([summary])
-    show([summary])
-    printed = capsys.readouterr().out
-    assert "digits, tiny" in printed
-    assert "92.00" in printed
+def test_of_two_runs_of_a_seed_the_later_one_counts():
+    later = runs("coop", 4, [70.0], started_at="2026-01-02T00:00:00+00:00")
+    found = once_per_seed(frame(later, runs("coop", 4, [60.0, 50.0])))
+    assert sorted(found["accuracy"]) == [50.0, 70.0]
+
+
+def test_the_average_over_datasets_is_taken_seed_by_seed_where_all_datasets_are_there():
+    cells = summarise(
+        frame(
+            runs("coop", 4, [80.0, 90.0]),
+            runs("coop", 4, [50.0, 70.0], task="letters"),
+            runs("coop", 8, [99.0, 99.0]),
+            runs("zero_shot", 0, [60.0]),
+            runs("zero_shot", 0, [40.0], task="letters"),
+            runs("coop", 4, [0.0, 0.0], task="digits → letters"),
+        )
+    )
+    average = cell(cells, "average of 2 datasets", "coop", 4)
+    assert average.mean == 72.5
+    assert average.interval == pytest.approx(half_width([65.0, 80.0]))
+    assert cell(cells, "average of 2 datasets", "zero_shot", 0).mean == 50.0
+    assert len(cells.query("task == 'average of 2 datasets'")) == 2
+
+
+def test_the_average_has_no_interval_where_datasets_have_other_seeds():
+    cells = summarise(frame(runs("coop", 4, [80.0, 90.0]), runs("coop", 4, [50.0], task="letters")))
+    average = cell(cells, "average of 2 datasets", "coop", 4)
+    assert (average.mean, average.interval) == (67.5, None)
+
+
+def test_the_difference_to_published_figures_stands_beside_the_accuracy():
+    cells = summarise(
+        frame(
+            runs("calip", 0, [38.5], published=38.9, selected_on_test=True),
+            runs("calip", 0, [60.0], task="dtd", published=58.0),
+            runs("zero_shot", 0, [37.0], published=37.5),
+            runs("zero_shot", 0, [40.0], task="dtd"),
+        )
+    )
+    found = cell(cells, "digits", "calip", 0)
+    assert found.difference == pytest.approx(-0.4)
+    assert str(found) == "38.50† (-0.40)"
+    average = cell(cells, "average of 2 datasets", "calip", 0)
+    assert average.difference == pytest.approx(49.25 - 48.45)
+    assert average.selected_on_test
+    assert cell(cells, "average of 2 datasets", "zero_shot", 0).difference is None
+
+
+def test_tables_have_a_column_for_each_of_the_shots_or_of_the_datasets():
+    cells = summarise(
+        frame(
+            runs("coop", 16, [92.0]),
+            runs("coop", 2, [85.0]),
+            runs("zero_shot", 0, [80.0]),
+            runs("coop", 2, [45.0], task="letters"),
+        )
+    )
+    average, digits, letters = by_shots(cells)
+    assert digits.columns == ["0", "2", "16"]
+    assert [str(found or "") for found in digits.rows["coop"]] == ["", "85.00", "92.00"]
+    assert [str(found or "") for found in digits.rows["zero_shot"]] == ["80.00", "", ""]
+    assert (letters.columns, average.columns) == (["2"], ["2"])
+    (two,) = by_dataset(cells)
+    assert two.title.startswith("tiny, shots=2")
+    assert two.columns == ["average of 2 datasets", "digits", "letters"]
+    assert [str(found) for found in two.rows["coop"]] == ["65.00", "85.00", "45.00"]
+    assert by_dataset(summarise(frame(runs("coop", 2, [85.0])))) == []

@@ -1,0 +1,101 @@
+"""The tables of a report as Markdown, CSV, LaTeX, and in the terminal."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from src.results.summary import AVERAGE, PLACE, Cell, Table
+from src.results.table import DAGGER, NOT_COMPARABLE
+
+SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
+BESIDE = "In brackets: points above the published figure."
+AVERAGED = "The average is of the datasets' means, for methods that have a figure on all of them."
+# For each of LaTeX's special characters, and for ours.
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", DAGGER: r"$^\dagger$", "→": r"$\rightarrow$", "−": "$-$"}
+)
+
+
+def notes(tables: Sequence[Table]) -> list[str]:
+    """Explain the signs that the tables hold."""
+    cells = [cell for table in tables for row in table.rows.values() for cell in row if cell]
+    return [
+        *([AVERAGED] if any(table.title.startswith(AVERAGE) for table in tables) else []),
+        *([SPREAD] if any(cell.interval is not None for cell in cells) else []),
+        *([BESIDE] if any(cell.published is not None for cell in cells) else []),
+        *([NOT_COMPARABLE] if any(cell.selected_on_test for cell in cells) else []),
+    ]
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Write the tables in Markdown."""
+    lines = []
+    for table in tables:
+        header = ["method", *table.columns]
+        lines += [table.title, "", _line(header), _line(["---"] * len(header))]
+        lines += [_line([label, *map(text, row)]) for label, row in table.rows.items()]
+        lines += [""]
+    return "\n".join([*lines, *(f"{note}\n" for note in notes(tables))])
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Write the tables in LaTeX, for the package booktabs."""
+    lines = [r"% needs \usepackage{booktabs}"]
+    for table in tables:
+        lines += [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{table.title.translate(LATEX)}}}",
+            rf"  \begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"    \toprule",
+            f"    {_latex_line(['method', *table.columns])}",
+            r"    \midrule",
+            *(f"    {_latex_line([label, *map(text, row)])}" for label, row in table.rows.items()),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join([*lines, *(f"% {note}" for note in notes(tables)), ""])
+
+
+def csv(cells: pd.DataFrame) -> str:
+    """Write one line per cell: the columns of `PLACE`, `Cell`'s fields and `difference`."""
+    rows = [
+        {**place, **cell._asdict(), "difference": cell.difference}
+        for place, cell in zip(cells[PLACE].to_dict("records"), cells["cell"], strict=True)
+    ]
+    return pd.DataFrame(rows).to_csv(index=False)
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print the tables in the terminal."""
+    console = Console()
+    for table in tables:
+        console.print(f"\n[bold]{table.title}[/bold]", highlight=False)
+        printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        printed.add_column("method", no_wrap=True)
+        for column in table.columns:
+            printed.add_column(column, justify="right", no_wrap=True)
+        for label, row in table.rows.items():
+            printed.add_row(escape(label), *(text(cell).replace(" ± ", "±") for cell in row))
+        console.print(printed)
+    for note in notes(tables):
+        console.print(note, highlight=False)
+
+
+def text(cell: Cell | None) -> str:
+    return "" if cell is None else str(cell)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return rf"{' & '.join(cell.translate(LATEX) for cell in cells)} \\"

@@ -1,0 +1,106 @@
+"""`outcome.safetensors`: a run's answers, image by image, which its figures are drawn from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from src.errors import UserError
+from src.files import replacing
+
+FILE = "outcome.safetensors"
+BINS = 15
+"""Of the reliability diagram: those of the expected calibration error in `result.json`."""
+
+
+class Outcome(NamedTuple):
+    """The answers on the test split, and what a search over two settings saw.
+
+    Attributes:
+        class_names: the name of each class.
+        label: int64 `[n]`, in the split's order.
+        prediction: int64 `[n]`, the class with the highest logit.
+        confidence: float32 `[n]`, its softmax probability.
+        search: float32 `[outer, inner]`, accuracy (per cent) on the images that settings were
+            chosen on at each point of the release's grid; None if two settings were not searched.
+        search_axes: the outer and then the inner setting's values, by name.
+    """
+
+    class_names: Sequence[str]
+    label: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    search: NDArray[np.float32] | None = None
+    search_axes: Mapping[str, Sequence[float]] = {}
+
+    def write(self, folder: Path) -> None:
+        """Write `outcome.safetensors` into `folder`, atomically."""
+        named = self._asdict()
+        about = {name: json.dumps(named.pop(name)) for name in ("class_names", "search_axes")}
+        tensors = {name: array for name, array in named.items() if array is not None}
+        with replacing(folder / FILE) as temporary:
+            save_file(tensors, temporary, metadata=about)
+
+    @classmethod
+    def read(cls, path: Path) -> "Outcome":
+        """Read one `outcome.safetensors`.
+
+        Raises:
+            UserError: it is damaged or something else.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = {name: json.loads(text) for name, text in file.metadata().items()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(**about, **tensors)
+        except (SafetensorError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not the outcome of a run: {error!r}. Without it, "
+                "the report leaves the figures of that run out: delete it."
+            ) from None
+
+    def confusion(self) -> NDArray[np.int64]:
+        """Count the images `[c, c]` of each class (row) that were taken for each class (column)."""
+        classes = len(self.class_names)
+        pairs = self.label * classes + self.prediction
+        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """Accuracy (per cent) on each class's images `[c]`; NaN for a class without any."""
+        confusion = self.confusion()
+        images = confusion.sum(axis=1)
+        right = 100.0 * confusion.diagonal()
+        return np.divide(right, images, out=np.full(len(images), np.nan), where=images > 0)
+
+    def reliability(self) -> "Reliability":
+        """Group the images by confidence, in bins of equal width (Guo et al., ICML 2017)."""
+        edges = np.linspace(0, 1, BINS + 1)
+        # One on an edge belongs to the upper bin, as in torchmetrics, but 1 itself to the last:
+        # torchmetrics gives it a sixteenth bin.
+        bins = np.clip(np.searchsorted(edges, self.confidence, side="right") - 1, 0, BINS - 1)
+        images = np.bincount(bins, minlength=BINS)
+        sums = [
+            np.bincount(bins, weights=values, minlength=BINS)
+            for values in (self.confidence, self.prediction == self.label)
+        ]
+        filled = np.maximum(images, 1)
+        return Reliability(images, sums[0] / filled, sums[1] / filled)
+
+
+class Reliability(NamedTuple):
+    """Per bin of confidence: how many images, their mean confidence, the share that is right.
+
+    Attributes:
+        images: int64 `[15]`; where it is 0, the other two are 0 too.
+        confidence: float64 `[15]`, 0 to 1.
+        accuracy: float64 `[15]`, 0 to 1.
+    """
+
+    images: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]

@@ -1,0 +1,239 @@
+"""A report: every figure and table of some runs in one folder, and all of it in one HTML page."""
+
+import base64
+import math
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from src.files import replacing
+from src.results import formats, frame, outcome, summary, table
+
+PAGE = "report.html"
+FOLDER = "report"
+"""Where a report lies, below the first of the folders that it is about."""
+DETAILED = 6
+"""Runs at most whose images are looked into."""
+COMMANDS = 3
+"""Commands at most that stand below a figure."""
+SHOWN = {
+    "task": "dataset", "backbone": "backbone", "label": "method", "shots": "shots", "seed": "seed",
+    "selection": "selection", "accuracy": "accuracy", "mean_class_accuracy": "class mean",
+    "ece": "ECE", "validation_accuracy": "validation", "published": "published",
+    "git_revision": "commit", "folder": "folder", "command": "command",
+}  # fmt: skip
+"""The columns of the list of all runs, and what they are called there."""
+
+
+class Source(NamedTuple):
+    """What a figure was drawn from."""
+
+    runs: str
+    commit: str
+    commands: list[str]
+
+
+class Drawn(NamedTuple):
+    """One figure: its file's name, its caption, the SVG, and its source if it has one alone."""
+
+    name: str
+    title: str
+    svg: str
+    source: Source | None = None
+
+    @property
+    def encoded(self) -> str:
+        return base64.b64encode(self.svg.encode()).decode()
+
+
+class Detail(NamedTuple):
+    """A closer look at one run, which all its figures were drawn from."""
+
+    title: str
+    accuracy: str
+    facts: dict[str, str]
+    source: Source
+    figures: list[Drawn]
+
+
+def write_report(folders: Sequence[Path], output: Path) -> Path:
+    """Write the report on every run below `folders` into `output`; returns the page's path.
+
+    `runs.csv` has a row per run; `table.md`, `table.csv` and `table.tex` the accuracies;
+    `figures/` the figures; `report.html` everything, in need of no other file.
+
+    Raises:
+        UserError: a folder is missing, or holds no result.
+    """
+    runs = frame.load(folders)
+    cells = summary.summarise(runs.frame)
+    tables = [*summary.by_dataset(cells), *summary.by_shots(cells)]
+    picked, left_out = _pick(runs.frame)
+    curves = _curves(runs.frame, cells)
+    details = [_detail(run) for _, run in picked.iterrows()]
+    figures = [*curves, *(drawn for detail in details for drawn in detail.figures)]
+    page = _environment().get_template("report.html.jinja")
+    files = {
+        "runs.csv": runs.frame.to_csv(index=False),
+        "table.md": formats.markdown(tables),
+        "table.csv": formats.csv(cells),
+        "table.tex": formats.latex(tables),
+        **{f"figures/{drawn.name}.svg": drawn.svg for drawn in figures},
+        PAGE: page.render(
+            subject=_subject(runs.frame),
+            period=_period(runs.frame),
+            made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            made_by=shlex.join(["python", "-m", "src.report", *map(str, folders)]),
+            everything=_source(runs.frame),
+            tables=tables,
+            notes=formats.notes(tables),
+            curves=curves,
+            details=details,
+            left_out=left_out,
+            unfinished=runs.unfinished,
+            frame=_listed(runs.frame),
+        ),
+    }
+    for name, content in files.items():
+        with replacing(output / name) as temporary:
+            temporary.write_text(content)
+    return output / PAGE
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("src.results", ".")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+
+
+def _subject(runs: pd.DataFrame) -> str:
+    parts = [list(runs[name].unique()) for name in ("dataset", "backbone", "method")]
+    return ", ".join(
+        " and ".join(names) if len(names) <= 2 else f"{len(names)} {plural}"
+        for names, plural in zip(parts, ("datasets", "backbones", "methods"), strict=True)
+    )
+
+
+def _period(runs: pd.DataFrame) -> str:
+    first, last = (str(when)[:16].replace("T", " ") for when in _ends(runs["started_at"]))
+    return f"{first} UTC" if first == last else f"{first} to {last} UTC"
+
+
+def _ends(times: pd.Series) -> tuple[Any, Any]:
+    return times.min(), times.max()
+
+
+def _source(runs: pd.DataFrame, single: bool = False) -> Source:
+    commands = list(runs["command" if single else "made_by"].unique())
+    more = len(commands) - COMMANDS
+    if more > 0:
+        commands = [*commands[:COMMANDS], f"... and {more} more commands: see the list of all runs"]
+    commits = [_commit(revision) for revision in runs["git_revision"].unique()]
+    of = f"{len(runs)} runs" if len(runs) > 1 else str(runs["folder"].iloc[0])
+    return Source(of, ", ".join(commits), commands)
+
+
+def _commit(revision: Any) -> str:
+    if not isinstance(revision, str):
+        return "unknown"
+    commit, _, dirty = revision.partition("-")
+    return commit[:12] + (" with uncommitted changes" if dirty else "")
+
+
+def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
+    """Draw accuracy by shots, where there are any; the average over datasets first."""
+    from src.results import plots
+
+    styles = list(cells["label"].unique())
+    drawn: list[Drawn] = []
+    for (backbone, task), group in cells.groupby(["backbone", "task"], sort=False):
+        if group["shots"].nunique() - (0 in set(group["shots"])) < 2:
+            continue
+        average = task not in set(runs["task"])
+        drawn_from = (runs["backbone"] == backbone) & runs["label"].isin(group["label"])
+        of = runs[drawn_from & (average | (runs["task"] == task))]
+        svg = plots.accuracy_by_shots(group, styles)
+        one = Drawn(_slug("accuracy", backbone, task), f"{task}, {backbone}.", svg, _source(of))
+        drawn.insert(0 if average else len(drawn), one)
+    return drawn
+
+
+def _pick(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Choose the runs to look into: of each method, the first seed at its most shots.
+
+    Returns:
+        the runs, and how many more there would be.
+    """
+    held = runs[[Path(folder, outcome.FILE).is_file() for folder in runs["folder"]]]
+    by_shots = held.sort_values(["shots", "seed"], ascending=[False, True], kind="stable")
+    first = by_shots.drop_duplicates(["backbone", "task", "label"]).sort_index()
+    rank = first.groupby(["backbone", "task"])["accuracy"].rank(ascending=False, method="first")
+    picked = first.loc[rank.sort_values(kind="stable").index[:DETAILED]].sort_index()
+    return picked, len(first) - len(picked)
+
+
+def _detail(run: pd.Series) -> Detail:
+    from src.results import plots
+
+    answers = outcome.Outcome.read(Path(run["folder"], outcome.FILE))
+    prefix = "hyperparameters."
+    settings = {
+        key.removeprefix(prefix): value
+        for key, value in run.items()
+        if key.startswith(prefix) and _number(value)
+    }
+    drawings = {
+        "class_accuracy": ("Accuracy by class.", plots.class_accuracy(answers)),
+        "confusion": ("Confusion matrix.", plots.confusion(answers)),
+        "reliability": ("Reliability diagram.", plots.reliability(answers, run["ece"])),
+    }
+    if answers.search is not None:
+        chosen = [settings[axis] for axis in answers.search_axes]
+        surface = plots.search(answers, chosen, run["selection"])
+        drawings["search"] = ("What the search saw, on the release's grid.", surface)
+    name = _slug(run["task"], run["backbone"], run["label"], f"{run['shots']}_shots")
+    facts = {
+        "class mean": f"{run['mean_class_accuracy']:.2f} %",
+        "validation": f"{run['validation_accuracy']:.2f} %",
+        "selection": run["selection"],
+        "test images": f"{run['n_test']:,}",
+        "seed": str(run["seed"]),
+        **{setting: _number(value) for setting, value in settings.items()},
+    }
+    if pd.isna(run["validation_accuracy"]):
+        del facts["validation"]
+    return Detail(
+        title=f"{run['task']}, {run['backbone']}: {run['label']}, shots={run['shots']}",
+        accuracy=_accuracy(run) + " %",
+        facts=facts,
+        source=_source(run.to_frame().T, single=True),
+        figures=[Drawn(f"{name}-{kind}", *drawing) for kind, drawing in drawings.items()],
+    )
+
+
+def _listed(runs: pd.DataFrame) -> list[dict[str, str]]:
+    """Give the list of all runs, without the columns that are empty."""
+    columns = [name for name in SHOWN if runs[name].notna().any()]
+    commits = runs["git_revision"].map(_commit)
+    shown = runs[columns].assign(git_revision=commits, accuracy=runs.apply(_accuracy, axis=1))
+    rows = shown.rename(columns=SHOWN).to_dict("records")
+    return [{name: _number(value) for name, value in row.items()} for row in rows]
+
+
+def _accuracy(run: pd.Series) -> str:
+    return f"{run['accuracy']:.2f}{table.DAGGER if run['selected_on_test'] else ''}"
+
+
+def _number(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _slug(*parts: str) -> str:
+    words = "-".join(parts).replace("→", "to")
+    return "".join(c if c.isalnum() or c in "_.=" else "-" for c in words).strip("-.")

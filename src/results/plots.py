@@ -1,0 +1,224 @@
+"""The figures of a report, as SVG: the same size on a desk, on a phone and on paper.
+
+The colours are Okabe and Ito's, which colour-blind readers tell apart; each comes with a marker of
+its own, so that a grey print can be read too.
+"""
+
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from src.results.outcome import BINS, Outcome
+from src.results.table import DAGGER
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4fa0", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK, PALE = "#222222", "#cfd6dc"
+WIDTH, HEIGHT = 4.6, 3.3  # inches: narrow enough that a phone need not shrink the letters much
+NAMED = 26
+"""Classes up to which each one is named in the confusion matrix."""
+COUNTED = 12
+"""Classes up to which the cells of the confusion matrix hold their figures."""
+BARS = 32
+"""Bars of per-class accuracy; of more classes, the lowest and the highest are shown."""
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "grid.color": "#e6e9ec",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "calipers",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> str:
+    """Draw accuracy against shots with 95 % intervals; methods at 0 shots are horizontal lines.
+
+    Args:
+        cells: the rows of `summarise` of one dataset.
+        styles: every label of the report: its place decides colour and marker.
+    """
+    with matplotlib.rc_context(STYLE):
+        labels = list(cells["label"].unique())
+        rows = -(-len(labels) // 2)
+        figure = Figure(figsize=(WIDTH, HEIGHT + 0.19 * rows), layout="constrained")
+        axes = figure.subplots()
+        for place, label in enumerate(labels):
+            group = cells[cells["label"] == label].sort_values("shots")
+            number = styles.index(label)
+            mark = DAGGER if any(cell.selected_on_test for cell in group["cell"]) else ""
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": label + mark}
+            mean = np.array([cell.mean for cell in group["cell"]])
+            spread = np.array([cell.interval or 0.0 for cell in group["cell"]])
+            if (group["shots"] == 0).all():
+                dashes = (0, (4 + 2 * (number % 3), 2))
+                axes.axhline(mean[0], linestyle=dashes, **look)
+                continue
+            # A little beside each other, or the intervals would cover one another.
+            nudge = 2 ** (0.05 * (place - len(labels) / 2))
+            axes.errorbar(
+                group["shots"] * nudge,
+                mean,
+                spread,
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="-" if number < len(COLOURS) else "--",
+                elinewidth=0.9,
+                **look,
+            )
+        shots = sorted(set(cells["shots"]) - {0})
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(shots, [str(each) for each in shots])
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("labelled images per class")
+        axes.set_ylabel("top-1 accuracy (%)")
+        figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=2.2)
+        return _svg(figure)
+
+
+def class_accuracy(outcome: Outcome) -> str:
+    """Draw the accuracy on each class's images, the lowest first."""
+    accuracy = outcome.class_accuracy()
+    order = [row for row in np.argsort(accuracy, kind="stable") if not np.isnan(accuracy[row])]
+    names = [_short(outcome.class_names[row]) for row in order]
+    values = accuracy[order]
+    left_out = len(order) - BARS
+    if left_out > 0:
+        half = BARS // 2
+        names = [*names[:half], f"({left_out} classes between)", *names[-half:]]
+        values = np.concatenate([values[:half], [0], values[-half:]])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.19 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(range(len(names)), values, color=COLOURS[0], height=0.72)
+        for row, value in enumerate(values):
+            if not names[row].startswith("("):
+                axes.text(value + 1, row, f"{value:.0f}", va="center", fontsize=8)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 108), xticks=range(0, 101, 20))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("accuracy on the class's test images (%)")
+        return _svg(figure)
+
+
+def confusion(outcome: Outcome) -> str:
+    """Draw the confusion matrix, each row in per cent of its class's images."""
+    counts = outcome.confusion()
+    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    classes = len(counts)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, 0.84 * WIDTH), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+        if classes <= NAMED:
+            names = [_short(name) for name in outcome.class_names]
+            longest = max(map(len, names))
+            axes.set_xticks(range(classes), names, rotation=90 if longest > 2 else 0)
+            axes.set_yticks(range(classes), names)
+            axes.tick_params(length=0, labelsize=9 if classes <= COUNTED else 7.5)
+        else:
+            axes.set(xticks=[], yticks=[])
+        if classes <= COUNTED:
+            for (row, column), value in np.ndenumerate(share):
+                if value >= 0.5:
+                    colour = "white" if value > 55 else INK
+                    place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+                    axes.text(column, row, f"{value:.0f}", color=colour, **place)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, label="% of the true class")
+        bar.outline.set_visible(False)
+        return _svg(figure)
+
+
+def reliability(outcome: Outcome, error: float) -> str:
+    """Draw accuracy against confidence, and how many images stand behind each bin.
+
+    Args:
+        outcome: of a run.
+        error: its expected calibration error, 0 to 1.
+    """
+    bins = outcome.reliability()
+    left = np.arange(BINS) / BINS
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.9))
+        place = {"left": 0.13, "right": 0.98, "bottom": 0.12, "top": 0.93, "hspace": 0.12}
+        upper, lower = figure.subplots(2, height_ratios=[3, 1], sharex=True, gridspec_kw=place)
+        bars: dict[str, Any] = {"width": 1 / BINS, "align": "edge", "edgecolor": "white"}
+        upper.bar(left, bins.accuracy, color=COLOURS[0], **bars)
+        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
+        upper.set_title(f"expected calibration error {error:.3f}", loc="left", fontsize=9)
+        lower.bar(left, bins.images, color=PALE, **bars)
+        lower.set(xlabel="confidence", ylabel="images")
+        return _svg(figure)
+
+
+def search(outcome: Outcome, chosen: Sequence[float], on: str) -> str:
+    """Draw the accuracy over the grid of two settings, with the chosen pair.
+
+    Args:
+        outcome: of a run whose `search` is not None.
+        chosen: the values that the run took, outer setting first.
+        on: what the settings were chosen on.
+    """
+    assert outcome.search is not None
+    (outer, rows), (inner, columns) = outcome.search_axes.items()
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, HEIGHT + 0.25))
+        place = {"left": 0.13, "right": 0.98, "bottom": 0.13, "top": 0.9}
+        axes = figure.subplots(gridspec_kw=place)
+        mesh = axes.pcolormesh(
+            columns, rows, outcome.search, cmap="viridis", shading="nearest", rasterized=True
+        )
+        axes.plot(
+            chosen[1],
+            chosen[0],
+            linestyle="",
+            marker="o",
+            markersize=8,
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            label=f"chosen: {_greek(inner)} = {chosen[1]:.3g}, {_greek(outer)} = {chosen[0]:.3g}",
+            clip_on=False,
+        )
+        axes.set(xlabel=_greek(inner), ylabel=_greek(outer))
+        figure.legend(loc="upper left", borderaxespad=0.2)
+        bar = figure.colorbar(mesh, ax=axes, pad=0.03, label=f"accuracy on {on} (%)")
+        bar.outline.set_visible(False)
+        return _svg(figure)
+
+
+def _greek(setting: str) -> str:
+    letters = {"alpha": "α", "beta": "β"}
+    return next((sign + setting[len(n) :] for n, sign in letters.items() if n in setting), setting)
+
+
+def _short(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _svg(figure: Figure) -> str:
+    file = StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()

@@ -1,0 +1,55 @@
+import csv
+import io
+
+import pandas as pd
+
+from src.results import formats
+from src.results.summary import PLACE, Cell, Table
+
+PLAIN = Cell(81.5, None, 1, None, False)
+FULL = Cell(92.0, 1.25, 3, 93.0, True)
+TABLE = Table(
+    "a_b & 50 % → c", ["4", "16"], {"tip_adapter (val)": [PLAIN, FULL], "x|y": [None, PLAIN]}
+)
+
+
+def test_markdown():
+    text = formats.markdown([TABLE])
+    assert "| method | 4 | 16 |\n| --- | --- | --- |\n" in text
+    assert "| tip_adapter (val) | 81.50 | 92.00† ± 1.25 (-1.00) |" in text
+    assert "| x&#124;y |  | 81.50 |" in text
+    for note in ("Student's t", "published figure", "not comparable"):
+        assert note in text
+
+
+def test_only_the_signs_that_occur_are_explained():
+    assert formats.notes([Table("", ["4"], {"coop": [PLAIN]})]) == []
+
+
+def test_latex_escapes_what_it_would_take_for_commands():
+    text = formats.latex([TABLE])
+    assert r"\caption{a\_b \& 50 \% $\rightarrow$ c}" in text
+    assert r"tip\_adapter (val) & 81.50 & 92.00$^\dagger$ $\pm$ 1.25 (-1.00) \\" in text
+    assert r"\begin{tabular}{lrr}" in text
+    assert text.count("{") == text.count("}")
+    assert "a^b\\#~{}".translate(formats.LATEX) == (
+        r"a\textasciicircum{}b\textbackslash{}\#\textasciitilde{}\{\}"
+    )
+
+
+def test_csv_has_a_line_for_each_cell():
+    cells = pd.DataFrame(
+        [("tiny", "digits", "coop", 4, PLAIN), ("tiny", "digits", "coop", 16, FULL)],
+        columns=[*PLACE, "cell"],
+    )
+    plain, full = csv.DictReader(io.StringIO(formats.csv(cells)))
+    assert (plain["mean"], plain["interval"], plain["difference"]) == ("81.5", "", "")
+    assert (full["shots"], full["seeds"], full["difference"]) == ("16", "3", "-1.0")
+    assert full["selected_on_test"] == "True"
+
+
+def test_the_terminal_shows_labels_as_they_are(capsys):
+    formats.show([TABLE._replace(rows={"calip (templates=[red])": [PLAIN, FULL]})])
+    printed = capsys.readouterr().out
+    assert "calip (templates=[red])" in printed
+    assert "92.00†±1.25" in printed
