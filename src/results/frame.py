@@ -83,7 +83,7 @@ def load(folders: Sequence[Path]) -> Runs:
             "folder of runs or of a sweep."
         )
     unfinished += [_read_unfinished(folder) for folder in sorted(jobs - found, key=_natural)]
-    frame = pd.json_normalize(rows)
+    frame = pd.json_normalize(rows).astype({"validation_accuracy": float, "published": float})
     frame["task"] = [task_of(row) for row in rows]
     frame["label"] = _labels(frame, configs)
     return Runs(frame, unfinished)
