@@ -15,7 +15,8 @@ from rich.table import Table
 
 from src.config import build, compose, run_command
 from src.data.download import Download, fetch
-from src.data.images import ImageDataset, ImageFiles
+from src.data.images import ImageDataset, ImageFiles, Splits
+from src.data.point_clouds import PointClouds
 from src.errors import UserError
 
 _SHOWN = 10
@@ -66,11 +67,11 @@ def prepare(dataset: DictConfig) -> None:
     if failures:
         raise UserError("\n  ".join(["these downloads failed:", *failures]))
     _check_by_hand(dataset)
-    images: ImageDataset = build(dataset.reader)
-    Console().print(_table(dataset.name, images))
-    if isinstance(images, ImageFiles):
-        _check_files(images, fetched=bool(downloads))
-    elif not downloads:
+    content: ImageDataset | PointClouds = build(dataset.reader)
+    Console().print(_table(dataset.name, content.splits))
+    if isinstance(content, ImageFiles):
+        _check_files(content, fetched=bool(downloads))
+    elif "root" not in dataset.reader:
         print(f"{dataset.name}: nothing needs preparing.")
 
 
@@ -101,9 +102,9 @@ def _check_by_hand(dataset: DictConfig) -> None:
         raise UserError("\n  ".join(["these must be put there by hand:", *missing]))
 
 
-def _table(name: str, images: ImageDataset) -> Table:
+def _table(name: str, splits: Splits) -> Table:
     table = Table("split", "items", "classes", title=name)
-    for split, items in images.splits.items():
+    for split, items in splits.items():
         table.add_row(split, f"{len(items):,}", f"{len({item.label for item in items}):,}")
     return table
 

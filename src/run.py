@@ -82,7 +82,8 @@ def run(cfg: DictConfig) -> float:
                 trainer.fit(method, datamodule=data)
         if data.validation is not None:
             with clock("selection"):
-                figures.update(*trainer.validate(method, datamodule=data, verbose=False))
+                for _ in range(max(1, len(method.searches))):
+                    figures.update(*trainer.validate(method, datamodule=data, verbose=False))
     with clock("test"):
         figures.update(*trainer.test(method, datamodule=data, verbose=False))
     result = _record(cfg, source, method, data, figures, clock)
@@ -133,6 +134,8 @@ def _record(
 
     selection = figures.get("selection", selection_of(cfg))
     settings = [name for name in cfg.method.head if name != "_target_"]
+    if source.views is not None:
+        settings.append("view_weights")
     few_shot = cfg.method.support is not None or selection == "val_few_shot"
     shots = cfg.shots if few_shot else 0
     weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
@@ -147,7 +150,7 @@ def _record(
         mean_class_accuracy=figures["mean_class_accuracy"],
         ece=figures["ece"],
         validation_accuracy=figures.get("validation_accuracy"),
-        hyperparameters={name: getattr(method.head, name) for name in settings},
+        hyperparameters={name: method.setting(name) for name in settings},
         selected_on_test=selection == "test",
         n_test=len(data.test),
         n_classes=len(source.class_names),
