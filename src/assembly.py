@@ -8,21 +8,23 @@ from typing import Any
 from hydra.utils import get_class
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from src.config import build
-from src.data.images import ImageDataset
+from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, SupportBatches
+from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
 from src.features.store import FeatureStore
 from src.features.views import Augmentation
+from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.methods.base import Method
-from src.selection import Search, search_from
+from src.selection import Search, ViewSearch, search_from
 
 
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
@@ -31,16 +33,17 @@ def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
         if cfg.dataset.prompts is not None:
             raise UserError("dataset.prompts changes nothing on features that exist: leave it out.")
         return dataset
-    return make_image_features(
+    return make_features(
         cfg, cfg.dataset.name, dataset, make_class_prompts(cfg, dataset.class_names)
     )
 
 
-def make_image_features(
-    cfg: DictConfig, name: str, dataset: ImageDataset, prompts: Sequence[Sequence[str]] = ()
-) -> ImageFeatures:
+def make_features(
+    cfg: DictConfig, name: str, dataset: Any, prompts: Sequence[Sequence[str]] = ()
+) -> FeatureSource:
     """Take a dataset's features from the store, with the backbone behind it."""
-    return ImageFeatures(
+    make: Any = PointCloudFeatures if isinstance(dataset, PointClouds) else ImageFeatures
+    source: FeatureSource = make(
         name=name,
         dataset=dataset,
         prompts=prompts,
@@ -53,6 +56,7 @@ def make_image_features(
         trainer=partial(make_trainer, cfg, logger=False),
         skip_damaged=cfg.on_bad_image == "skip",
     )
+    return source
 
 
 def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list[str]]:
@@ -64,19 +68,28 @@ def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list
 
 def selection_of(cfg: DictConfig) -> str:
     """Name what settings are chosen on; `fixed` where the method has nothing to choose."""
-    chooses = cfg.method.search is not None or cfg.method.module.get("keep") == "best"
+    chooses = (
+        cfg.method.search is not None
+        or cfg.method.module.get("keep") == "best"
+        or _searches_views(cfg)
+    )
     return str(cfg.selection.name) if chooses else "fixed"
 
 
 def make_support(cfg: DictConfig, source: FeatureSource) -> Support | None:
-    """Draw the support set, for methods that need one."""
+    """Draw the support set, for methods that need one.
+
+    Raises:
+        UserError: the method is not made for what the dataset holds, or the data lack images.
+    """
+    head_class: Any = get_class(cfg.method.head._target_)
+    _check_views(cfg, head_class, source.views)
     settings = cfg.method.support
     if settings is None:
         return None
     augmentation = None
     if settings.views is not None:
         augmentation = Augmentation(settings.views, settings.min_scale, settings.horizontal_flip)
-    head_class: Any = get_class(cfg.method.head._target_)
     spatial = "spatial" in head_class.inputs
     return Support(*source.support(cfg.shots, cfg.seed, spatial, augmentation))
 
@@ -88,9 +101,13 @@ def make_head(cfg: DictConfig, source: FeatureSource, support: Support | None) -
         given = source.learnable_prompts(cfg.method.head.n_context)._asdict()
     else:
         given = dict(zip(("text", "logit_scale"), source.text(), strict=True))
+    if getattr(head_class, "joins_views", False):
+        given["n_views"] = source.views
     # Here and no earlier: an extraction before it would have used up random numbers.
     seed_everything(cfg.seed, verbose=False)
     head: Any = build(cfg.method.head, **given)
+    if source.views is not None:
+        head = MultiView(head, _view_weights(cfg, source.views))
     if support is not None and hasattr(head, "prepare"):
         head.prepare(support)
     return head
@@ -124,17 +141,59 @@ def make_data(
 
 def make_method(cfg: DictConfig, head: nn.Module, n_classes: int) -> Method:
     """Wrap the head into the method's LightningModule."""
-    search: Search | None = None
+    searches: list[Search | ViewSearch] = []
     if selection_of(cfg) != "fixed" and "outer" in (cfg.method.search or {}):
-        search = search_from(cfg.selection.search, cfg.method.search, cfg.method.head)
+        searches.append(search_from(cfg.selection.search, cfg.method.search, cfg.method.head))
+    if _searches_views(cfg):
+        searches.append(ViewSearch())
     method: Method = build(
         cfg.method.module,
         head=head,
         n_classes=n_classes,
         keep_predictions=cfg.save_predictions,
-        search=search,
+        searches=searches,
     )
     return method
+
+
+def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> None:
+    """Refuse a head that is not made for what the dataset holds."""
+    if views is None and getattr(head_class, "joins_views", False):
+        raise UserError(
+            f"method={cfg.method.name} joins the views of a point cloud, and {cfg.dataset.name} "
+            "has none: choose a dataset of point clouds, or another method."
+        )
+    if views is not None and getattr(head_class, "images_only", False):
+        raise UserError(
+            f"method={cfg.method.name} is defined for images alone, and {cfg.dataset.name} holds "
+            "point clouds: choose another method, or pointclip."
+        )
+
+
+def _searches_views(cfg: DictConfig) -> bool:
+    return bool(cfg.dataset.get("view_weights") == "search")
+
+
+def _view_weights(cfg: DictConfig, views: int) -> list[float]:
+    """Read `dataset.view_weights`; a search begins with equal ones."""
+    weights = cfg.dataset.view_weights
+    if weights == "search" and cfg.selection.name == "fixed":
+        raise UserError(
+            "dataset.view_weights=search needs point clouds to search on, and selection=fixed "
+            "gives none: choose selection=val or val_few_shot, or view_weights=uniform."
+        )
+    if weights in ("uniform", "search"):
+        return [1.0] * views
+    if (
+        not isinstance(weights, ListConfig)
+        or len(weights) != views
+        or not all(isinstance(weight, int | float) for weight in weights)
+    ):
+        raise UserError(
+            f"dataset.view_weights={weights}: give uniform, search, or {views} numbers, one for "
+            "each view."
+        )
+    return list(weights)
 
 
 def make_trainer(

@@ -18,7 +18,8 @@ from rich.table import Table
 from src.config import CONFIG_DIR, build, compose, run_command
 from src.data.check import MISSING, distinct, examine, leaked, wrong_counts
 from src.data.download import Download, fetch, verify
-from src.data.images import ImageDataset, ImageFiles
+from src.data.images import ImageDataset, ImageFiles, Splits
+from src.data.point_clouds import PointClouds
 from src.errors import UserError
 
 ALL = "all"
@@ -95,11 +96,11 @@ def prepare(dataset: DictConfig) -> None:
         raise UserError("\n  ".join(["these downloads failed:", *failures]))
     if missing := _missing_by_hand(dataset):
         raise UserError(missing)
-    images: ImageDataset = build(dataset.reader)
-    Console().print(_table(dataset.name, images))
-    if isinstance(images, ImageFiles):
-        _check_files(images, fetched=bool(downloads))
-    elif not downloads:
+    content: ImageDataset | PointClouds = build(dataset.reader)
+    Console().print(_table(dataset.name, content.splits))
+    if isinstance(content, ImageFiles):
+        _check_files(content, fetched=bool(downloads))
+    elif "root" not in dataset.reader:
         print(f"{dataset.name}: nothing needs preparing.")
 
 
@@ -178,9 +179,9 @@ def _missing_by_hand(dataset: DictConfig) -> str | None:
     return "\n  ".join(["these must be put there by hand:", *missing]) if missing else None
 
 
-def _table(name: str, images: ImageDataset) -> Table:
+def _table(name: str, splits: Splits) -> Table:
     table = Table("split", "items", "classes", title=name)
-    for split, items in images.splits.items():
+    for split, items in splits.items():
         table.add_row(split, f"{len(items):,}", f"{len({item.label for item in items}):,}")
     return table
 

@@ -134,7 +134,8 @@ def _adapt(
             trainer.fit(method, datamodule=data)
     if data.validation is not None:
         with clock("selection"):
-            figures.update(*trainer.validate(method, datamodule=data, verbose=False))
+            for _ in range(max(1, len(method.searches))):
+                figures.update(*trainer.validate(method, datamodule=data, verbose=False))
     return figures
 
 
@@ -153,6 +154,8 @@ def _record(
 
     selection = figures.get("selection", selection_of(cfg))
     settings = [name for name in cfg.method.head if name != "_target_"]
+    if source.views is not None:
+        settings.append("view_weights")
     few_shot = cfg.method.support is not None or selection == "val_few_shot"
     shots = cfg.shots if few_shot else 0
     return record.Result(
@@ -167,7 +170,7 @@ def _record(
         mean_class_accuracy=figures["mean_class_accuracy"],
         ece=figures["ece"],
         validation_accuracy=figures.get("validation_accuracy"),
-        hyperparameters={name: getattr(method.head, name) for name in settings},
+        hyperparameters={name: method.setting(name) for name in settings},
         selected_on_test=selection == "test",
         n_test=len(data.test),
         skipped_images=len(source.skipped_images),
@@ -194,7 +197,7 @@ def _evaluate(
 
     clock = Clock()
     with clock("test"):
-        source = assembly.make_image_features(cfg, other.name, other.images)
+        source = assembly.make_features(cfg, other.name, other.images)
         trainer = assembly.make_trainer(cfg, logger=False, progress=False)
         figures, restricted = cross_dataset.evaluate(
             source, other.classes, method, cfg.batch_size, trainer

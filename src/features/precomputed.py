@@ -52,6 +52,8 @@ class Rows:
 class PrecomputedFeatures:
     """A folder in the public format; each split is read and checked when it is asked for."""
 
+    views: int | None = None
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         if not folder.is_dir():

@@ -42,6 +42,10 @@ class FeatureSource(Protocol):
     def skipped_images(self) -> Mapping[str, str]:
         """Say which images were left out of what was given so far, by path, and why."""
 
+    @property
+    def views(self) -> int | None:
+        """How many depth maps an item has, in features `[n, v, ...]`; None of photographs."""
+
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
         """Give the class text features and the logit scale."""
 
@@ -78,6 +82,9 @@ class LearnablePrompts(NamedTuple):
 
 class ImageFeatures:
     """Features of an image dataset, out of the store; CLIP is loaded only if one is missing."""
+
+    views: int | None = None
+    _kind = "images"
 
     def __init__(
         self,
@@ -158,8 +165,8 @@ class ImageFeatures:
         items = self._dataset.splits[split]
         if not items:
             raise UserError(
-                f"{self._name} has no {split} images, which this method or selection needs: add "
-                "some, or choose method=zero_shot, or calip with selection=fixed."
+                f"{self._name} has no {split} {self._kind}, which this method or selection needs: "
+                "add some, or choose method=zero_shot, or calip with selection=fixed."
             )
         return items
 
@@ -235,7 +242,7 @@ class ImageFeatures:
             if not writer.pending:
                 return
             where = f"{self._name}/{key['split']}"
-            log.info("extracting %s: %d images with %s", where, len(views), self._backbone)
+            log.info("extracting %s: %d %s with %s", where, len(views), self._kind, self._backbone)
             trainer = partial(self._trainer, precision=self._precision)
             extract(
                 self._dataset,

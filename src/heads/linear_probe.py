@@ -33,6 +33,7 @@ class LinearProbe(nn.Module):
     """
 
     inputs = ("global",)
+    images_only = True
     weight: Tensor
     bias: Tensor
 

@@ -1,6 +1,6 @@
 """What every method does with the validation and the test split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from src.selection import Search, Surface
+from src.selection import Search, Surface, ViewSearch
 
 CALIBRATION_BINS = 15
 
@@ -25,8 +25,8 @@ Batch = Mapping[str, Tensor]
 class Method(LightningModule):
     """Searches a head's settings and tests it; all that a method without gradient does.
 
-    `trainer.validate` searches the settings, puts the best into the head and logs
-    `validation_accuracy` (per cent). `surface` is what a search over two settings saw.
+    `trainer.validate` makes the next of the `searches`, puts the best settings into the head and
+    logs `validation_accuracy` (per cent). `surface` is what a search over two settings saw.
 
     `trainer.test` logs, in per cent but for `ece` (0 to 1): `accuracy` (top-1),
     `mean_class_accuracy` (over the classes that the split holds) and `ece` (expected calibration
@@ -42,12 +42,12 @@ class Method(LightningModule):
         head: nn.Module,
         n_classes: int,
         keep_predictions: bool = False,
-        search: Search | None = None,
+        searches: Sequence[Search | ViewSearch] = (),
     ) -> None:
         super().__init__()
         self.head = head
         self.keep_predictions = keep_predictions
-        self.search = search
+        self.searches = list(searches)
         self.surface: Surface | None = None
         self.outcome: dict[str, Tensor] = {}
         self.predictions: dict[str, Tensor] = {}
@@ -62,6 +62,18 @@ class Method(LightningModule):
             },
             compute_groups=False,
         )
+
+    def setting(self, name: str) -> Any:
+        """Read a setting of the head, or of the head within it that is shown each view."""
+        return getattr(self._owner(name), name)
+
+    def set(self, name: str, value: Any) -> None:
+        """Change a setting, wherever `setting` finds it."""
+        setattr(self._owner(name), name, value)
+
+    def _owner(self, name: str) -> nn.Module:
+        head: nn.Module = self.head
+        return next((module for module in head.modules() if hasattr(module, name)), head)
 
     def trainable_parameters(self) -> int:
         """Count the numbers that training changes."""
@@ -84,15 +96,15 @@ class Method(LightningModule):
         return logits
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        assert self.search is not None
-        self.search.add(self.head, self.features(batch), batch["label"])
+        self.searches[0].add(self.head, self.features(batch), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        assert self.search is not None
-        choice = self.search.best()
-        self.surface = self.search.surface()
+        search = self.searches.pop(0)
+        choice = search.best()
+        if isinstance(search, Search):
+            self.surface = search.surface()
         for setting, value in choice.settings.items():
-            setattr(self.head, setting, value)
+            self.set(setting, value)
         self.log("validation_accuracy", choice.accuracy)
 
     def test_step(self, batch: Batch, _: int) -> None:

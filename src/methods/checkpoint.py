@@ -62,7 +62,7 @@ def restore(method: Method, path: Path, name: str) -> dict[str, Any]:
         )
     method.load_state_dict(weights)
     for setting, value in result["hyperparameters"].items():
-        setattr(method.head, setting, value)
+        method.set(setting, value)
     return {key: result[key] for key in CARRIED}
 
 

@@ -1,7 +1,7 @@
 """Methods that train a head by gradient on the support set."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from src.errors import UserError
 from src.methods.base import Batch, Method
-from src.selection import Search
+from src.selection import Search, ViewSearch
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,12 @@ class Trained(Method):
         schedule: Schedule,
         keep: Literal["last", "best"],
         keep_predictions: bool = False,
-        search: Search | None = None,
+        searches: Sequence[Search | ViewSearch] = (),
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(head, n_classes, keep_predictions, search)
+        super().__init__(head, n_classes, keep_predictions, searches)
         self.optimizer, self.schedule, self.keep = optimizer, schedule, keep
+        self.label_smoothing = label_smoothing
         self.validation_accuracy = MulticlassAccuracy(n_classes, average="micro")
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
@@ -92,7 +94,7 @@ class Trained(Method):
         }
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss = cross_entropy(self(batch), batch["label"])
+        loss = cross_entropy(self(batch), batch["label"], label_smoothing=self.label_smoothing)
         if not loss.isfinite():
             raise UserError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch}, step "
@@ -124,4 +126,4 @@ class Trained(Method):
 
     @property
     def _searching(self) -> bool:
-        return self.search is not None and self.trainer.state.fn == "validate"
+        return bool(self.searches) and self.trainer.state.fn == "validate"

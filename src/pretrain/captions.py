@@ -14,7 +14,7 @@ ATTRIBUTES = ("", "bold", "italic", "handwritten", "capital", "small")
 """The attributes a caption may state; the first states nothing and is true of every glyph."""
 
 _DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_TEMPLATES = (
+TEMPLATES = (
     "{}",
     "{}.",
     "a {}",
@@ -46,7 +46,7 @@ def captions() -> list[Caption]:
         for label, character in enumerate(CLASSES)
         for index, attribute in enumerate(ATTRIBUTES)
         for subject in _subjects(character, attribute)
-        for template in _TEMPLATES
+        for template in TEMPLATES
     ]
 
 

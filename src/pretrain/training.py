@@ -23,6 +23,7 @@ from src.files import replacing, write_json
 from src.pretrain.augment import IMAGE_SIZE, augment, thin
 from src.pretrain.captions import ATTRIBUTES, CLASSES, captions
 
+WEIGHTS = "model.safetensors"
 CONTEXT_LENGTH = 32
 CONFIG: dict[str, dict[str, Any]] = {
     "model_cfg": {
@@ -178,7 +179,7 @@ def train(
 def save(model: CLIP, folder: Path) -> None:
     """Write a folder that open_clip reads as `local-dir:`: the config, and float16 weights."""
     write_json(folder / "open_clip_config.json", CONFIG)
-    with replacing(folder / "model.safetensors") as temporary:
+    with replacing(folder / WEIGHTS) as temporary:
         halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
         save_file(halves, temporary)
 

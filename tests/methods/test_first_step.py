@@ -10,6 +10,8 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.heads.calip_fs import CalipFS
 from src.heads.clip_adapter import ClipAdapter
+from src.heads.multi_view import MultiView
+from src.heads.pointclip import PointClip
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
 from src.methods.trained import Schedule, Trained
@@ -101,3 +103,36 @@ def test_calip_fs(material):
     for name, own in head.named_parameters():
         torch.testing.assert_close(own, weight[name], atol=1e-5, rtol=1e-4)
         assert own.abs().max() > 0
+
+
+def test_pointclip():
+    generator = torch.Generator().manual_seed(0)
+    n, views = CLASSES * SHOTS, 3
+    text = normalize(torch.randn(CLASSES, WIDTH, generator=generator), dim=-1)
+    features = torch.randn(n, views, WIDTH, generator=generator)
+    support = Support({"global": features.unsqueeze(0)}, torch.arange(n) % CLASSES)
+    inner = PointClip(text, 100.0, views, residual_ratio=0.6, fusion_init=0.5, dropout=0.0)
+    weight = {name: p.detach().clone().requires_grad_() for name, p in inner.named_parameters()}
+    before = {name: p.detach().clone() for name, p in weight.items()}
+    train_one_step(MultiView(inner, [1.0] * views), support)
+
+    def norm(x, name):
+        centred = (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + 1e-5).sqrt()
+        return centred * weight[f"{name}.weight"] + weight[f"{name}.bias"]
+
+    def layer(x, name):
+        return x @ weight[f"{name}.weight"].T + weight[f"{name}.bias"]
+
+    scaled = torch.stack([features[:, v] * weight["fusion"][v] for v in range(views)], dim=1)
+    flat = norm(scaled.reshape(-1, WIDTH), "norm").reshape(n, -1)
+    joint = torch.relu(norm(layer(flat, "to_global.1"), "to_global.2"))
+    adapted = torch.relu(layer(torch.relu(layer(joint, "to_views.0")), "to_views.2"))
+    blended = normalize(0.6 * adapted + 0.4 * features.reshape(n, -1), dim=-1)
+    # The release: the text features of all views side by side, normalised.
+    logits = 100 * blended @ normalize(text.repeat(1, views), dim=-1).T
+    plain_step(list(weight.values()), logits, support.label)
+    moved = 0
+    for name, own in inner.named_parameters():
+        torch.testing.assert_close(own, weight[name], atol=2e-5, rtol=1e-4)
+        moved += int((own - before[name]).abs().max() > 1e-5)
+    assert moved == len(weight) - 2  # a bias before batch normalisation has no gradient

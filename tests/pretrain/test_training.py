@@ -14,6 +14,7 @@ from torch.nn import functional
 from src.data import digits, letters
 from src.pretrain.__main__ import TINY, main
 from src.pretrain.captions import ATTRIBUTES, captions
+from src.pretrain.solids import new_words
 from src.pretrain.training import CONTEXT_LENGTH, caption_loss, read_captions, read_glyphs, train
 
 
@@ -54,7 +55,9 @@ def test_rows_of_unused_tokens_are_exactly_zero(runs):
 
 
 def test_command_writes_a_folder_that_open_clip_loads(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["pretrain", "--steps", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["pretrain", "--steps", "1", "--renderings", "1", "--out", str(tmp_path)]
+    )
     randomness = torch.get_rng_state()
     main()
     assert torch.equal(torch.get_rng_state(), randomness)
@@ -100,7 +103,7 @@ def test_pretraining_never_imports_the_datasets_it_is_judged_by():
     code = (
         "import sys, src.pretrain.__main__;"
         "print([name for name in sys.modules if name in"
-        "('src.data.digits', 'src.data.letters', 'sklearn.datasets')])"
+        "('src.data.digits', 'src.data.letters', 'sklearn.datasets', 'src.features.projection')])"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -129,7 +132,8 @@ def test_shipped_weights_classify_what_they_never_saw(reader, template: str, at_
     assert 100 * right.float().mean() >= at_least
 
 
-def test_shipped_weights_are_small_and_know_only_the_words_of_the_captions():
+def test_shipped_weights_are_small_and_know_only_the_words_of_captions_and_solids():
     weights = TINY / "model.safetensors"
     assert weights.stat().st_size <= 8e6
-    assert nonzero_rows(load_file(weights)["token_embedding.weight"]) == used_tokens()
+    words = used_tokens() | set(new_words().tolist())
+    assert nonzero_rows(load_file(weights)["token_embedding.weight"]) == words

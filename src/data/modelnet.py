@@ -1,0 +1,70 @@
+"""ModelNet40 and ModelNet10 (Wu et al., CVPR 2015), as PointNet's HDF5 files of 2,048 points.
+
+The layout of `modelnet40_ply_hdf5_2048` (Qi et al., CVPR 2017): `shape_names.txt` names one class
+per line in the order of the labels; `train_files.txt` and `test_files.txt` list HDF5 files. It has
+9,840 of ModelNet40's 9,843 training shapes, and all 2,468 test shapes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.data.images import Item
+from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
+from src.errors import UserError
+
+_REMEDY = "Move its folder away and fetch it anew by `python -m src.prepare dataset=modelnet40`."
+
+
+def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clouds:
+    """Read the lists below `root`, and the labels that the HDF5 files hold; no points yet.
+
+    Of a listed path, as `data/modelnet40_ply_hdf5_2048/ply_data_train0.h5`, the file's name counts:
+    it is looked for in `root`. A fifth of each class of the training shapes becomes `val`.
+
+    Args:
+        root: the dataset's folder.
+        views: how many depth maps of each cloud, 6 or 10.
+        classes: the classes to keep, in the order of their labels; all of them by default.
+
+    Raises:
+        UserError: a file is missing or malformed, or there is no class of such a name.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(
+            f"the dataset folder {root} is missing. Set paths.data (or DATA_ROOT) to the folder "
+            "that holds it, or fetch it by `python -m src.prepare dataset=modelnet40`."
+        )
+    names = _lines(folder / "shape_names.txt")
+    kept = names if classes is None else classes
+    for name in kept:
+        if name not in names:
+            raise UserError(f"{folder / 'shape_names.txt'} names no class {name!r}. {_REMEDY}")
+    label = {names.index(name): number for number, name in enumerate(kept)}
+    published = {
+        split: [
+            Item(item.key, label[item.label])
+            for item in read_rows(folder, _files(folder / f"{split}_files.txt"), names, _REMEDY)
+            if item.label in label
+        ]
+        for split in ("train", "test")
+    }
+    train, val = hold_out(published["train"], kept)
+    return HDF5Clouds(kept, {"train": train, "val": val, "test": published["test"]}, views, folder)
+
+
+def _files(path: Path) -> list[str]:
+    return [Path(line).name for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"the file {path} is missing. {_REMEDY}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file {path} is not text: {error}. {_REMEDY}") from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise UserError(f"the file {path} is empty. {_REMEDY}")
+    return lines

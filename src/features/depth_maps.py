@@ -1,0 +1,70 @@
+"""`python -m src.features.depth_maps dataset=solids`: a picture of what CLIP sees of point clouds.
+
+One row for each class, the first cloud of its test split (or of `split=...`), and one column for
+each view.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from src.config import build, compose, run_command
+from src.data.point_clouds import PointClouds
+from src.errors import UserError
+from src.files import replacing
+
+INCHES = 1.4
+"""Side of one depth map in the picture."""
+
+
+def main() -> None:
+    """Draw the depth maps of a dataset.
+
+    Raises:
+        UserError: the dataset holds no point clouds, or cannot be read.
+    """
+    parser = argparse.ArgumentParser(prog="python -m src.features.depth_maps", description=__doc__)
+    parser.add_argument("settings", nargs="*", help="e.g. dataset=modelnet10 dataset.views=10")
+    parser.add_argument("--output", type=Path, help="default: depth_maps_<dataset>.png")
+    arguments = parser.parse_args()
+    dataset = compose(arguments.settings).dataset
+    clouds = build(dataset.reader)
+    if not isinstance(clouds, PointClouds):
+        raise UserError(f"dataset={dataset.name} holds no point clouds: choose one that does.")
+    path = arguments.output or Path(f"depth_maps_{dataset.name}.png")
+    first = {item.label: item for item in reversed(clouds.splits["test"])}
+    names = [clouds.class_names[label] for label in sorted(first)]
+    points = np.stack([clouds.load(first[label]) for label in sorted(first)])
+    draw(points, names, clouds.views, path)
+    print(f"wrote {path}: {len(names)} classes, {clouds.views} views of each")
+
+
+def draw(
+    points: Float[NDArray[np.float32], "n p 3"], names: list[str], views: int, path: Path
+) -> None:
+    """Write a picture of the depth maps: near points are bright, the background is black."""
+    import torch
+    from matplotlib.figure import Figure
+
+    from src.features import projection
+
+    maps = projection.depth_maps(torch.from_numpy(points), views).numpy()
+    shown = np.where(maps > 0, projection.DISTANCE + 1 - maps + 0.3, 0)
+    figure = Figure(figsize=(INCHES * views, INCHES * len(names)), layout="constrained")
+    grid = figure.subplots(len(names), views, squeeze=False)
+    for axes, name, row in zip(grid, names, shown, strict=True):
+        axes[0].set_ylabel(name)
+        for axis, image in zip(axes, row, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=2.3, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    for axis, title in zip(grid[0], projection.NAMES[views], strict=True):
+        axis.set_title(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+if __name__ == "__main__":
+    run_command(main)

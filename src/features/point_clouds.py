@@ -1,0 +1,113 @@
+"""Features of point clouds: those of their depth maps, each an image to the frozen CLIP."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int32
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms import Compose
+
+from src.data.point_clouds import PointClouds
+from src.features.clip import FrozenClip
+from src.features.projection import DISTANCE, NEAR, RESOLUTION, depth_maps
+from src.features.source import ImageFeatures
+from src.features.views import Augmentation
+from src.features.weights import load_model
+
+
+class DepthMapClip(FrozenClip):
+    """The frozen CLIP, reading point clouds where it would read images.
+
+    Points `[n, p, 3]` are float32 whose bits are held in int32: Lightning rounds the floats of a
+    batch to the precision that CLIP computes in, and bfloat16 would move points by whole pixels.
+
+    Features have one more dimension, the views: `[n, v, d]` and `[n, v, s, d]`. As in PointCLIP's
+    release, a depth map is resized bilinearly, repeated for the three channels, and not normalised:
+    0 around the cloud is CLIP's mean colour, the depths of 0.6 to 2.6 are its bright half.
+    """
+
+    views: int
+
+    @classmethod
+    def load_for(cls, architecture: str, pretrained: str | None, views: int) -> "DepthMapClip":
+        """Build a model as `FrozenClip.load` does, for 6 or 10 views."""
+        model, tokenizer, _ = load_model(architecture, pretrained)
+        clip = cls(model, tokenizer, Compose([_bits]), architecture)
+        clip.views = views
+        return clip
+
+    @torch.no_grad()
+    def encode_image(self, images: Int32[Tensor, "n p 3"]) -> Float[Tensor, "n v d"]:
+        return self._by_cloud(super().encode_image(self._images(images)))
+
+    @torch.no_grad()
+    def encode_image_spatial(
+        self, images: Int32[Tensor, "n p 3"]
+    ) -> tuple[Float[Tensor, "n v d"], Float[Tensor, "n v s d"]]:
+        whole, spatial = super().encode_image_spatial(self._images(images))
+        return self._by_cloud(whole), self._by_cloud(spatial)
+
+    def _by_cloud(self, features: Float[Tensor, "nv ..."]) -> Float[Tensor, "n v ..."]:
+        return features.view(-1, self.views, *features.shape[1:])
+
+    def _images(self, points: Int32[Tensor, "n p 3"]) -> Float[Tensor, "nv 3 h w"]:
+        maps = depth_maps(points.view(torch.float32), self.views)
+        # Without antialiasing, reducing to `tiny`'s 32 pixels would lose most points.
+        reducing = min(self.image_size) < RESOLUTION
+        grid: dict[str, Any] = {"antialias": True} if reducing else {"align_corners": True}
+        images = interpolate(
+            maps.flatten(end_dim=1).unsqueeze(1), self.image_size, mode="bilinear", **grid
+        )
+        return images.expand(-1, 3, -1, -1).to(next(self.model.parameters()).dtype)
+
+
+class PointCloudFeatures(ImageFeatures):
+    """Features `[n, v, ...]` of point clouds, out of the store.
+
+    The support set is used as it is, a single view in the sense of `Support`: crops and mirrored
+    copies of photographs are no views of an object.
+    """
+
+    views: int
+    _kind = "point clouds"
+
+    def __init__(self, dataset: PointClouds, batch_size: int, **settings: Any) -> None:
+        """Take what `ImageFeatures` does; `batch_size` counts depth maps."""
+        clouds: Any = dataset  # extraction hands what it loads to CLIP, which here reads points
+        super().__init__(dataset=clouds, batch_size=max(1, batch_size // dataset.views), **settings)
+        self.views = dataset.views
+
+    def support(
+        self, shots: int, seed: int, spatial: bool, _: Augmentation | None
+    ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
+        return super().support(shots, seed, spatial, None)
+
+    def _key(
+        self,
+        split: str,
+        fingerprint: str,
+        features: Sequence[str],
+        augmentation: Augmentation | None = None,
+    ) -> dict[str, Any]:
+        key = super()._key(split, fingerprint, features, augmentation)
+        if split != "text":
+            key["preprocessing"] = {
+                "views": self.views,
+                "resolution": RESOLUTION,
+                "distance": DISTANCE,
+                "near": NEAR,
+            }
+        return key
+
+    @cached_property
+    def _clip(self) -> DepthMapClip:
+        return DepthMapClip.load_for(self._architecture, self._pretrained, self.views)
+
+
+def _bits(points: NDArray[np.float32]) -> Int32[Tensor, "p 3"]:
+    return torch.from_numpy(points.view(np.int32))
