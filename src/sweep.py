@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -77,6 +77,8 @@ class Start(Callback):
 
     folder: Path | None = None
     """Where the sweep that this process started has its jobs."""
+    wandb: Mapping[str, str] | None = None
+    """The W&B project and group of its runs, if they are logged there."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         hydra = config.hydra
@@ -85,6 +87,8 @@ class Start(Callback):
         overrides = parser.parse_overrides([*arguments, *hydra.overrides.task])
         jobs = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
         Start.folder = Path(hydra.sweep.dir)
+        if "wandb" in config.logger:
+            Start.wandb = {key: config.logger.wandb[key] for key in ("project", "group")}
         command = shlex.join(["python", "-m", "src.run", *sys.argv[1:]])
         Journal(Start.folder).start(Started(jobs, time.time(), command))
 
@@ -158,7 +162,12 @@ def _end(folder: Path) -> None:
     except FileNotFoundError:
         return  # the sweep failed before it began, and has said so
     done = [folder / job.folder for job in jobs if job.status != "failed"]
-    present(folder, [Result.read(path) for each in done for path in _results(each)])
+    if done:
+        page = present(folder, [Result.read(path) for each in done for path in _results(each)])
+        if Start.wandb is not None:
+            from src.results.loggers import log_sweep
+
+            log_sweep(folder, page.parent, **Start.wandb)
     commands: dict[str, list[str]] = {}  # by message: what is wrong with one is so with many
     for job in jobs:
         if job.status == "failed":

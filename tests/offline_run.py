@@ -15,12 +15,14 @@ class OfflineRun(NamedTuple):
     about: RunRecord
     config: dict[str, Any]
     summary: dict[str, Any]
+    artifacts: dict[str, list[str]]  # the paths in each, by name
 
 
 def read_offline_run(path: Path) -> OfflineRun:
     """What `run-*.wandb` says of its run."""
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
+    artifacts: dict[str, list[str]] = {}
     about = RunRecord()
     for content in _records(path.read_bytes()):
         record = Record.FromString(content)
@@ -30,7 +32,10 @@ def read_offline_run(path: Path) -> OfflineRun:
             config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
         for item in record.summary.update:
             summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
-    return OfflineRun(about, config, summary)
+        if record.HasField("artifact"):
+            contents = record.artifact.manifest.contents
+            artifacts[record.artifact.name] = [entry.path for entry in contents]
+    return OfflineRun(about, config, summary, artifacts)
 
 
 def _records(content: bytes):

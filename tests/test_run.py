@@ -74,6 +74,19 @@ def test_csv_and_wandb_hold_the_figures(sweep):
     assert run.config["seed"] == 0
 
 
+def test_wandb_has_a_run_with_the_table_and_the_report_of_a_sweep(sweep):
+    (offline,) = (sweep[0] / "output/wandb").glob("offline-run-*/run-*.wandb")
+    run = read_offline_run(offline)
+    assert (run.about.run_group, run.about.job_type) == ("digits-tiny", "report")
+    assert {"report.html", "runs.csv", "table.md"} <= set(run.artifacts["report-digits-tiny"])
+    (path,) = offline.parent.glob("files/media/table/runs_*.json")
+    table = json.loads(path.read_text())
+    found = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    expected = [json.loads((job / "result.json").read_text()) for job in jobs(sweep[0])]
+    for key in ("method", "seed", "accuracy", "command"):
+        assert [row[key] for row in found] == pytest.approx([one[key] for one in expected])
+
+
 def test_a_run_on_stored_features_loads_no_clip_and_extracts_nothing(sweep, tmp_path):
     code = (
         "import runpy, sys; from PIL import Image; import torch\n"

@@ -1,7 +1,8 @@
-"""The W&B logger, online where it can be."""
+"""What goes to W&B, online where it can."""
 
 import netrc
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +16,39 @@ CONNECT_TIMEOUT_S = 3
 
 def wandb_logger(project: str, group: str, tags: Sequence[str], save_dir: str) -> WandbLogger:
     """Make a W&B run; offline when WANDB_MODE says so, or without a key or a network."""
+    return WandbLogger(experiment=_start(save_dir, project=project, group=group, tags=list(tags)))
+
+
+def log_sweep(folder: Path, report: Path, project: str, group: str) -> None:
+    """Give W&B one run more for a sweep: all runs as the table `runs`, the report as an artifact.
+
+    Args:
+        folder: of the sweep.
+        report: the report's folder, as `page.write_report` fills it.
+        project: of the sweep's runs.
+        group: of the sweep's runs.
+    """
+    import pandas as pd
+    import wandb
+
+    runs = pd.read_csv(report / "runs.csv").astype(object)
+    rows = runs.where(runs.notna(), None).values.tolist()
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{group}"), type="report")
+    artifact.add_dir(str(report))
+    with _start(str(folder), project=project, group=group, job_type="report") as run:
+        run.log(
+            {"runs": wandb.Table(columns=list(runs.columns), data=rows, allow_mixed_types=True)}
+        )
+        run.log_artifact(artifact)
+
+
+def _start(save_dir: str, **about: Any) -> Any:
     import wandb
 
     Path(save_dir, "wandb").mkdir(parents=True, exist_ok=True)  # or W&B falls back to /tmp
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline")
-    run = wandb.init(
-        project=project,
-        group=group,
-        tags=list(tags),
-        dir=save_dir,
-        mode=mode,
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    return WandbLogger(experiment=run)
+    settings = wandb.Settings(silent=True, console="off")
+    return wandb.init(dir=save_dir, mode=mode, settings=settings, **about)
 
 
 def _reachable() -> bool:
