@@ -139,6 +139,20 @@ def test_prepare_accepts_a_whole_folder(name, images, tmp_path, prepare):
         assert [split, str(count), str(classes)] in table
 
 
+@pytest.mark.parametrize(("name", "images"), PREPARED.items())
+def test_check_finds_a_whole_folder_in_order(name, images, tmp_path, prepare):
+    root = replica.make(name, tmp_path, per_class=2)
+    counts = dict(zip(replica.SPLITS, images, strict=True))
+    totals = {"classes": images[-1] // 2, **counts}
+    per_class = {split: count // totals["classes"] for split, count in counts.items()}
+    known = [
+        f"++dataset.{key}={json.dumps(value).replace(chr(34), '')}"
+        for key, value in (("totals", totals), ("per_class", per_class))
+    ]
+    problems = prepare("--check", f"dataset={name}", *trusted(name, root), *known)
+    assert problems == [], "a line for each image with something wrong"
+
+
 @pytest.mark.parametrize("name", [*replica.LAYOUTS, "fgvc_aircraft"])
 def test_prepare_names_a_missing_image(name, tmp_path, prepare):
     root = replica.make(name, tmp_path, per_class=2)
