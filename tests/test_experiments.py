@@ -86,4 +86,4 @@ def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch,
     if "eval_dataset" in recipe(name):
         for job in jobs(tmp_path):
             assert {path.name for path in (job / "eval").iterdir()} == set(SHIFTS)
-    assert "top-1 accuracy in % by shots" in capfd.readouterr().out
+    assert f"report in {tmp_path}/output/report/report.html" in capfd.readouterr().out

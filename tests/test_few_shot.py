@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from src.results.record import Result
 from tests.caltech101 import CLASSES
-from tests.cli import calipers, refused, result, run
+from tests.cli import calipers, jobs, refused, result, run
 from tests.shared import SHARED, needs_shared
 
 METHODS = (
