@@ -36,7 +36,9 @@ UNWRITABLE = {
     errno.EROFS,
 }
 
-WITHOUT_EFFECT = {"force", "group", "hydra", "logger", "paths", "save_predictions", "trainer"}
+WITHOUT_EFFECT = {
+    "attention_images", "force", "group", "hydra", "logger", "paths", "save_predictions", "trainer",
+}  # fmt: skip
 """Parts of the configuration that no figure depends on."""
 
 

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src import cross_dataset, sweep
+from src import attention_images, cross_dataset, sweep
 from src.config import (
     CONFIG_DIR,
     as_lists,
@@ -57,6 +57,7 @@ def run(cfg: DictConfig) -> float:
     with clock("dataset"):
         dataset = build(cfg.dataset.reader)
         others = cross_dataset.read_all(cfg, dataset)
+        attention_images.check(cfg, dataset)
     with clock("imports"):
         from src import assembly
         from src.methods import checkpoint
@@ -83,6 +84,7 @@ def run(cfg: DictConfig) -> float:
     output = Path(cfg.paths.output)
     if training is not None and cfg.ckpt_path is None:
         checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
+    attention_images.draw(cfg, dataset, method, data)
     # The run's own result comes last: where it stands, the run is whole.
     _save(output, result, method, source)
     _log(trainer, result, evaluations)

@@ -56,32 +56,35 @@ class Calip(nn.Module):
             self.logit_scale * pooled @ self.text.T,
         )
 
-    def attended(
-        self, spatial_features: Float[Tensor, "n s d"]
-    ) -> tuple[Float[Tensor, "n s c"], Float[Tensor, "n c d"], Float[Tensor, "n s d"]]:
-        """Compute what `terms` does without keeping: the attention over s, T^a and F^a."""
-        spatial_features = F.normalize(spatial_features, dim=-1)
-        affinity = self.attention_factor * spatial_features @ self.text.T
-        attention = affinity.softmax(dim=1)
-        return (
-            attention,
-            attention.transpose(1, 2) @ spatial_features,
-            affinity.softmax(dim=2) @ self.text,
-        )
-
     def attention(
         self, spatial_features: Float[Tensor, "n s d"]
     ) -> tuple[Float[Tensor, "n s c"], Float[Tensor, "n s c"]]:
         """Compute each class's attention over the positions, before and after blending.
 
-        After: that of `T + beta2 · T^a` over `F + beta3 · F^a`, all normalised; our reading of the
-        paper's figure 1.
+        Before: what T^a is averaged with. After: the same attention between the blended features
+        `T + beta2 · T^a` and `F + beta3 · F^a`, normalised; our reading of the paper's figure 1.
+        Unlike `terms`, this holds `[n, c, d]` features: it is for a few images.
+
+        Returns:
+            both, each class's summing to 1 over the positions.
         """
-        before, text, visual = self.attended(spatial_features)
-        text = F.normalize(self.text + self.beta2 * text, dim=-1)
-        visual = F.normalize(F.normalize(spatial_features, dim=-1) + self.beta3 * visual, dim=-1)
-        after = self.attention_factor * visual @ text.transpose(1, 2)
-        return before, after.softmax(dim=1)
+        visual = F.normalize(spatial_features, dim=-1)
+        attended_text, attended_visual = self._attended(visual)
+        text = F.normalize(self.text + self.beta2 * attended_text, dim=-1)
+        blended = F.normalize(visual + self.beta3 * attended_visual, dim=-1)
+        return self._over_positions(visual, self.text), self._over_positions(blended, text)
+
+    def _over_positions(
+        self, visual: Float[Tensor, "n s d"], text: Float[Tensor, "*n c d"]
+    ) -> Float[Tensor, "n s c"]:
+        return (self.attention_factor * visual @ text.mT).softmax(dim=1)
+
+    def _attended(
+        self, visual: Float[Tensor, "n s d"]
+    ) -> tuple[Float[Tensor, "n c d"], Float[Tensor, "n s d"]]:
+        """Compute T^a and F^a."""
+        over_classes = (self.attention_factor * visual @ self.text.T).softmax(dim=2)
+        return self._over_positions(visual, self.text).mT @ visual, over_classes @ self.text
 
     def forward(
         self, global_features: Float[Tensor, "n d"], spatial_features: Float[Tensor, "n s d"]

@@ -94,20 +94,23 @@ class CalipFS(Calip):
             self.logit_scale * pooled @ self.text.T,
         )
 
-    def attended(
-        self, spatial_features: Float[Tensor, "n s d"]
-    ) -> tuple[Float[Tensor, "n s c"], Float[Tensor, "n c d"], Float[Tensor, "n s d"]]:
-        """Compute what `terms` does without keeping: the attention over s, O(T^a) and O(F^a)."""
-        visual, text = self.visual_layers, self.text_layers
-        spatial_features = F.normalize(spatial_features, dim=-1)
-        affinity = visual.key(spatial_features) @ text.query(self.text).T
-        attention = (self.attention_factor * affinity).softmax(dim=1)
-        affinity = visual.query(spatial_features) @ text.key(self.text).T
-        weight = (self.attention_factor * affinity).softmax(dim=2)
+    def _over_positions(
+        self, visual: Float[Tensor, "n s d"], text: Float[Tensor, "*n c d"]
+    ) -> Float[Tensor, "n s c"]:
+        keys, queries = self.visual_layers.key(visual), self.text_layers.query(text)
+        return super()._over_positions(keys, queries)
+
+    def _attended(
+        self, visual: Float[Tensor, "n s d"]
+    ) -> tuple[Float[Tensor, "n c d"], Float[Tensor, "n s d"]]:
+        """Compute O(T^a) and O(F^a)."""
+        of_visual, of_text = self.visual_layers, self.text_layers
+        over_positions = self._over_positions(visual, self.text)
+        affinity = of_visual.query(visual) @ of_text.key(self.text).T
+        over_classes = (self.attention_factor * affinity).softmax(dim=2)
         return (
-            attention,
-            text.output(attention.transpose(1, 2) @ visual.value(spatial_features)),
-            visual.output(weight @ text.value(self.text)),
+            of_text.output(over_positions.mT @ of_visual.value(visual)),
+            of_visual.output(over_classes @ of_text.value(self.text)),
         )
 
 

@@ -6,66 +6,85 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import CenteredNorm
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from src.files import replacing
+from src.results.plots import CREATOR, STYLE, WIDTH, short
 
 FOLDER = "attention"
 SIDE = 224
 """Pixels of the square that CLIP sees of an image, its middle."""
+DPI = 150
+ROW, REST = 1.42, 0.75
+"""Inches that a class takes, and that the headings and the scale take."""
 
 
 class ClassMap(NamedTuple):
-    """The attention of one class: its name, its probability (0 to 1), and its maps `[s]`."""
+    """The attention of one class.
+
+    Attributes:
+        name: of the class.
+        probability: that the method gives it, 0 to 1.
+        is_true: it is the image's own class.
+        before: float32 `[s]`, its attention over the positions, row by row from the top left; they
+            form a square, and their attention sums to 1.
+        after: the same after blending.
+    """
 
     name: str
     probability: float
+    is_true: bool
     before: NDArray[np.float32]
     after: NDArray[np.float32]
 
 
-def draw(image: Image.Image, truth: str, maps: Sequence[ClassMap], path: Path) -> None:
-    """Write a PNG: the image, and for each class its attention before and after blending.
+def draw(image: Image.Image, maps: Sequence[ClassMap], path: Path) -> None:
+    """Write a PNG: the image, and below each other the classes' attention over it.
 
-    Both maps of a class have one scale, so that they can be compared.
+    All maps have one scale. Its middle, 1, is the attention that is equal everywhere: red positions
+    get more, blue ones less.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    square = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
+    grids = [[_grid(one.before), _grid(one.after)] for one in maps]
+    extreme = float(np.abs(np.array(grids) - 1).max()) or 1.0  # of a single position, it is even
+    with rc_context(STYLE | {"axes.grid": False}):
+        size = (WIDTH, REST + ROW * len(maps))
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        axes = figure.subplots(len(maps), 3, squeeze=False)
+        axes[0, 0].imshow(square)
+        for axis, title in zip(
+            axes[0], ("image", "before blending", "after blending"), strict=True
+        ):
+            axis.set_title(title, fontsize=9)
+        for row, (one, pair) in enumerate(zip(maps, grids, strict=True)):
+            for axis, grid in zip(axes[row, 1:], pair, strict=True):
+                # A pale image leaves the colours what they are on the scale.
+                axis.imshow(square.convert("L"), cmap="gray", vmin=-400, vmax=255)
+                shade = axis.imshow(
+                    grid,
+                    cmap="RdBu_r",
+                    norm=CenteredNorm(1, extreme),
+                    alpha=0.6,
+                    extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5),
+                )
+            mark = " (true)" if one.is_true else ""
+            axes[row, 1].set_ylabel(f"{short(one.name)}{mark}\n{100 * one.probability:.1f} %")
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+        bar = figure.colorbar(shade, ax=axes, location="bottom", aspect=40, pad=0.02)
+        bar.set_label("attention, 1 where it is equal everywhere")
+        bar.outline.set_visible(False)
+        bar.ax.ticklabel_format(useOffset=False)
+        bar.ax.locator_params(nbins=5)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": CREATOR})
 
-    pixels = np.asarray(_middle(image))
-    figure = Figure(figsize=(2 * (1 + len(maps)), 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 1 + len(maps))
-    axes[0, 0].set_title(truth, fontsize=9)
-    axes[0, 0].imshow(pixels)
-    axes[1, 0].set_axis_off()
-    for column, one in enumerate(maps, start=1):
-        axes[0, column].set_title(f"{one.name}, {one.probability:.0%}", fontsize=9)
-        highest = float(max(one.before.max(), one.after.max()))
-        for row, (when, values) in enumerate((("before", one.before), ("after", one.after))):
-            axis = axes[row, column]
-            axis.imshow(pixels)
-            axis.imshow(
-                _grid(values), cmap="magma", vmin=0.0, vmax=highest, alpha=0.6,
-                extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5), interpolation="bicubic",
-            )  # fmt: skip
-            axis.set_ylabel(when, fontsize=9)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
 
-
-def _middle(image: Image.Image) -> Image.Image:
-    scale = SIDE / min(image.size)
-    width, height = (max(SIDE, round(scale * side)) for side in image.size)
-    left, top = (width - SIDE) // 2, (height - SIDE) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return resized.crop((left, top, left + SIDE, top + SIDE))
-
-
-def _grid(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    side = math.isqrt(len(values))
-    return values.reshape(side, -1)
+def _grid(attention: NDArray[np.float32]) -> NDArray[np.float32]:
+    side = math.isqrt(len(attention))
+    return len(attention) * attention.reshape(side, side)

@@ -22,7 +22,8 @@ FAILURE = "failure.json"
 HYDRA = ".hydra"
 # What tells no two experiments apart: it has a column of its own, or cannot change a figure.
 NO_SETTING = re.compile(
-    r"(seed|shots|selection\.name|eval_dataset|save_predictions|force|group|(paths|logger|trainer)\..*)"
+    r"(seed|shots|selection\.name|eval_dataset|attention_images|save_predictions|force|group"
+    r"|(paths|logger|trainer)\..*)"
 )
 
 

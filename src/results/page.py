@@ -15,6 +15,7 @@ from src.files import replacing
 from src.results import formats, frame, outcome, summary, table
 
 PAGE = "report.html"
+FIGURES = "figures"
 FOLDER = "report"
 """Where a report lies, below the first of the folders that it is about."""
 DETAILED = 6
@@ -39,16 +40,17 @@ class Source(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """One figure: its file's name, its caption, the SVG, and its source if it has one alone."""
+    """One figure: its file, its caption, the SVG or PNG, and its source if it has one alone."""
 
-    name: str
+    file: str
     title: str
-    svg: str
+    content: bytes
     source: Source | None = None
 
     @property
-    def encoded(self) -> str:
-        return base64.b64encode(self.svg.encode()).decode()
+    def url(self) -> str:
+        kind = "image/png" if self.file.endswith(".png") else "image/svg+xml"
+        return f"data:{kind};base64,{base64.b64encode(self.content).decode()}"
 
 
 class Detail(NamedTuple):
@@ -83,7 +85,6 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
         "table.md": formats.markdown(tables),
         "table.csv": formats.csv(cells),
         "table.tex": formats.latex(tables),
-        **{f"figures/{drawn.name}.svg": drawn.svg for drawn in figures},
         PAGE: page.render(
             subject=_subject(runs.frame),
             period=_period(runs.frame),
@@ -94,15 +95,28 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
             notes=formats.notes(tables),
             curves=curves,
             details=details,
+            attention_drawn=picked["attention_drawn"].any(),
             left_out=left_out,
             unfinished=runs.unfinished,
             frame=_listed(runs.frame),
         ),
     }
-    for name, content in files.items():
+    drawings = {f"{FIGURES}/{drawn.file}": drawn.content for drawn in figures}
+    texts = {name: text.encode() for name, text in files.items()}
+    for name, content in (drawings | texts).items():
         with replacing(output / name) as temporary:
-            temporary.write_text(content)
+            temporary.write_bytes(content)
+    _remove_earlier(output / FIGURES, {drawn.file for drawn in figures})
     return output / PAGE
+
+
+def _remove_earlier(folder: Path, written: set[str]) -> None:
+    """Remove the figures of an earlier report in `folder`, and no file that is not a report's."""
+    from src.results import plots
+
+    for path in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+        if path.name not in written and plots.CREATOR.encode() in path.read_bytes():
+            path.unlink(missing_ok=True)
 
 
 def _environment() -> Environment:
@@ -157,7 +171,8 @@ def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
         drawn_from = (runs["backbone"] == backbone) & runs["label"].isin(group["label"])
         of = runs[drawn_from & (average | (runs["task"] == task))]
         svg = plots.accuracy_by_shots(group, styles)
-        one = Drawn(_slug("accuracy", backbone, task), f"{task}, {backbone}.", svg, _source(of))
+        name = f"{_slug('accuracy', backbone, task)}.svg"
+        one = Drawn(name, f"{task}, {backbone}.", svg, _source(of))
         drawn.insert(0 if average else len(drawn), one)
     return drawn
 
@@ -165,15 +180,29 @@ def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
 def _pick(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Choose the runs to look into: of each method, the first seed at its most shots.
 
+    Runs that drew their attention come before others.
+
     Returns:
         the runs, and how many more there would be.
     """
     held = runs[[Path(folder, outcome.FILE).is_file() for folder in runs["folder"]]]
-    by_shots = held.sort_values(["shots", "seed"], ascending=[False, True], kind="stable")
+    held = held.assign(attention_drawn=[bool(_attention(folder)) for folder in held["folder"]])
+    by = ["attention_drawn", "shots", "seed"]
+    by_shots = held.sort_values(by, ascending=[False, False, True], kind="stable")
     first = by_shots.drop_duplicates(["backbone", "task", "label"]).sort_index()
     rank = first.groupby(["backbone", "task"])["accuracy"].rank(ascending=False, method="first")
-    picked = first.loc[rank.sort_values(kind="stable").index[:DETAILED]].sort_index()
+    by, ascending = ["attention_drawn", "rank"], [False, True]
+    ranked = first.assign(rank=rank).sort_values(by, ascending=ascending, kind="stable")
+    picked = ranked.head(DETAILED).sort_index()
     return picked, len(first) - len(picked)
+
+
+def _attention(folder: str) -> list[Path]:
+    """List the pictures of its attention that a run drew, by the row of the test split."""
+    from src.results import attention
+
+    drawn = Path(folder, attention.FOLDER).glob("*.png")
+    return sorted((path for path in drawn if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 
 def _detail(run: pd.Series) -> Detail:
@@ -187,14 +216,17 @@ def _detail(run: pd.Series) -> Detail:
         if key.startswith(prefix) and _number(value)
     }
     drawings = {
-        "class_accuracy": ("Accuracy by class.", plots.class_accuracy(answers)),
-        "confusion": ("Confusion matrix.", plots.confusion(answers)),
-        "reliability": ("Reliability diagram.", plots.reliability(answers, run["ece"])),
+        "class_accuracy.svg": ("Accuracy by class.", plots.class_accuracy(answers)),
+        "confusion.svg": ("Confusion matrix.", plots.confusion(answers)),
+        "reliability.svg": ("Reliability diagram.", plots.reliability(answers, run["ece"])),
     }
     if answers.search is not None:
         chosen = [settings[axis] for axis in answers.search_axes]
         surface = plots.search(answers, chosen, run["selection"])
-        drawings["search"] = ("What the search saw, on the release's grid.", surface)
+        drawings["search.svg"] = ("What the search saw, on the release's grid.", surface)
+    for picture in _attention(run["folder"]):
+        title = f"CALIP's attention over test image {picture.stem}."
+        drawings[f"attention_{picture.name}"] = (title, picture.read_bytes())
     name = _slug(run["task"], run["backbone"], run["label"], f"{run['shots']}_shots")
     facts = {
         "class mean": f"{run['mean_class_accuracy']:.2f} %",

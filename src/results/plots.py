@@ -5,7 +5,7 @@ its own, so that a grey print can be read too.
 """
 
 from collections.abc import Sequence
-from io import StringIO
+from io import BytesIO
 from typing import Any
 
 import matplotlib
@@ -19,6 +19,8 @@ from src.results.table import DAGGER
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4fa0", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+CREATOR = "Calipers, python -m src.report"
+"""Written into each figure, which tells a report's figures from others in the same folder."""
 INK, PALE = "#222222", "#cfd6dc"
 WIDTH, HEIGHT = 4.6, 3.3  # inches: narrow enough that a phone need not shrink the letters much
 NAMED = 26
@@ -51,7 +53,7 @@ STYLE = {
 }
 
 
-def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> str:
+def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> bytes:
     """Draw accuracy against shots with 95 % intervals; methods at 0 shots are horizontal lines.
 
     Args:
@@ -96,11 +98,11 @@ def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> str:
         return _svg(figure)
 
 
-def class_accuracy(outcome: Outcome) -> str:
+def class_accuracy(outcome: Outcome) -> bytes:
     """Draw the accuracy on each class's images, the lowest first."""
     accuracy = outcome.class_accuracy()
     order = [row for row in np.argsort(accuracy, kind="stable") if not np.isnan(accuracy[row])]
-    names = [_short(outcome.class_names[row]) for row in order]
+    names = [short(outcome.class_names[row]) for row in order]
     values = accuracy[order]
     left_out = len(order) - BARS
     if left_out > 0:
@@ -122,7 +124,7 @@ def class_accuracy(outcome: Outcome) -> str:
         return _svg(figure)
 
 
-def confusion(outcome: Outcome) -> str:
+def confusion(outcome: Outcome) -> bytes:
     """Draw the confusion matrix, each row in per cent of its class's images."""
     counts = outcome.confusion()
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -132,7 +134,7 @@ def confusion(outcome: Outcome) -> str:
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
         if classes <= NAMED:
-            names = [_short(name) for name in outcome.class_names]
+            names = [short(name) for name in outcome.class_names]
             longest = max(map(len, names))
             axes.set_xticks(range(classes), names, rotation=90 if longest > 2 else 0)
             axes.set_yticks(range(classes), names)
@@ -151,7 +153,7 @@ def confusion(outcome: Outcome) -> str:
         return _svg(figure)
 
 
-def reliability(outcome: Outcome, error: float) -> str:
+def reliability(outcome: Outcome, error: float) -> bytes:
     """Draw accuracy against confidence, and how many images stand behind each bin.
 
     Args:
@@ -174,7 +176,7 @@ def reliability(outcome: Outcome, error: float) -> str:
         return _svg(figure)
 
 
-def search(outcome: Outcome, chosen: Sequence[float], on: str) -> str:
+def search(outcome: Outcome, chosen: Sequence[float], on: str) -> bytes:
     """Draw the accuracy over the grid of two settings, with the chosen pair.
 
     Args:
@@ -214,11 +216,11 @@ def _greek(setting: str) -> str:
     return next((sign + setting[len(n) :] for n, sign in letters.items() if n in setting), setting)
 
 
-def _short(name: str, most: int = 22) -> str:
+def short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _svg(figure: Figure) -> str:
-    file = StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+def _svg(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
     return file.getvalue()

@@ -62,6 +62,35 @@ def plain_calip_fs(global_feature, spatial, text, visual, textual, scale, factor
     ]
 
 
+def plain_attention(spatial, text, visual, textual, factor, beta2, beta3):
+    """Each class's attention over the positions of one image, before and after blending."""
+    positions, classes = [normalized(row) for row in spatial], [normalized(row) for row in text]
+
+    def weights(queries, keys):
+        return [softmax([factor * dot(query, key) for key in keys]) for query in queries]
+
+    def mixed(weights, values):
+        columns = list(zip(*values, strict=True))
+        return [[dot(row, column) for column in columns] for row in weights]
+
+    def over_positions(positions, classes):
+        return weights(applied(textual["query"], classes), applied(visual["key"], positions))
+
+    def blended(own, beta, attended):
+        pairs = zip(own, attended, strict=True)
+        return [normalized([x + beta * a for x, a in zip(*p, strict=True)]) for p in pairs]
+
+    before = over_positions(positions, classes)
+    attended_text = mixed(before, applied(visual["value"], positions))
+    over_classes = weights(applied(visual["query"], positions), applied(textual["key"], classes))
+    attended_visual = mixed(over_classes, applied(textual["value"], classes))
+    after = over_positions(
+        blended(positions, beta3, applied(visual["output"], attended_visual)),
+        blended(classes, beta2, applied(textual["output"], attended_text)),
+    )
+    return before, after
+
+
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(2, 6), st.integers(1, 9))
 
 
@@ -79,6 +108,7 @@ def test_untrained_it_is_calip(seed, shape, factor, beta2, beta3, shared):
     expected = Calip(text, *settings)(image, spatial)
     head = CalipFS(text, *settings, shared)
     torch.testing.assert_close(head(image, spatial), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head.attention(spatial), Calip(text, *settings).attention(spatial))
 
 
 @given(st.integers(0, 2**31), sizes, st.floats(0, 6), st.floats(0, 2), st.booleans())
@@ -102,6 +132,32 @@ def test_logits_equal_the_plain_computation(seed, shape, beta2, beta3, shared):
     ):
         head.beta3 = value
         torch.testing.assert_close(base + beta2 * direction, head(image, spatial))
+
+
+@given(st.integers(0, 2**31), sizes, st.floats(0, 6), st.floats(0, 2), st.booleans())
+def test_attention_equals_the_plain_computation(seed, shape, beta2, beta3, shared):
+    _, spatial, text = problem(seed, *shape)
+    head = perturbed(CalipFS(text, 20.0, 2.0, beta2, beta3, shared), seed)
+    visual, textual = (
+        {layer: getattr(layers, layer).weight.tolist() for layer in LAYERS}
+        for layers in (head.visual_layers, head.text_layers)
+    )
+    maps = head.attention(spatial)
+    for row, image in enumerate(spatial.tolist()):
+        expected = plain_attention(image, text.tolist(), visual, textual, 2.0, beta2, beta3)
+        for found, plain in zip(maps, expected, strict=True):
+            torch.testing.assert_close(found[row].T, torch.tensor(plain, dtype=torch.float64))
+
+
+def test_attention_is_a_share_of_each_position_and_without_blending_stays_what_it_was():
+    _, spatial, text = problem(4, n=3, s=6, c=4, d=5)
+    head = perturbed(CalipFS(text, 20.0, 2.0, 1.0, 0.3, shared=False), seed=4)
+    before, after = head.attention(spatial)
+    for maps in (before, after):
+        torch.testing.assert_close(maps.sum(dim=1), torch.ones(3, 4, dtype=torch.float64))
+    assert (before - after).abs().max() > 1e-3
+    head.beta2 = head.beta3 = 0.0
+    torch.testing.assert_close(*head.attention(spatial))
 
 
 @pytest.mark.parametrize("shared", [False, True])

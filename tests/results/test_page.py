@@ -1,5 +1,6 @@
 """The page's content, from made-up runs; what it looks like is `tests/test_report.py`'s."""
 
+import base64
 import re
 from dataclasses import replace
 
@@ -52,6 +53,43 @@ def test_of_many_methods_the_best_are_looked_into_and_it_is_said(tmp_path, monke
     text = page.write_report([tmp_path], tmp_path / "report").read_text()
     assert re.findall(r"<b>digits, tiny: method_(\d), shots=0</b>", text) == ["0", "2"]
     assert "Of 3, the 2 most accurate" in text
+
+
+def test_pictures_of_attention_are_shown_and_their_run_is_preferred(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "DETAILED", 1)
+    for number, shots in enumerate([1, 16]):
+        made_up(tmp_path / str(number), shots=shots, accuracy=50.0, command=f"python run {shots}")
+    made_up(tmp_path / "2", method="zero_shot", accuracy=90.0)
+    pictures = {row: f"picture {row}".encode() for row in (10, 9)}
+    (tmp_path / "0/attention").mkdir()
+    for row, content in pictures.items():
+        (tmp_path / f"0/attention/{row}.png").write_bytes(content)
+    (tmp_path / "0/attention/.9.png.half.png").write_bytes(b"half-written")
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    detail = text.split("<h2>Run by run</h2>")[1].split("<h2>All runs</h2>")[0]
+    assert "<b>digits, tiny: calip, shots=1</b>" in detail
+    assert "<code>python run 1</code>" in detail
+    assert "of those that drew their attention" in detail
+    encoded = [base64.b64encode(pictures[row]).decode() for row in (9, 10)]
+    assert re.findall(r"data:image/png;base64,([^\"]*)", detail) == encoded
+    figures = sorted(path.name for path in tmp_path.glob("report/figures/*attention*"))
+    assert figures == [f"digits-tiny-calip-1_shots-attention_{row}.png" for row in (10, 9)]
+
+
+def test_figures_of_an_earlier_report_are_removed_and_no_others(tmp_path):
+    made_up(tmp_path / "old/0")
+    made_up(tmp_path / "new/0", method="coop")
+    folder = tmp_path / "report/figures"
+    folder.mkdir(parents=True)
+    for own in ("photograph.png", "drawing.svg"):
+        (folder / own).write_text("not of a report")
+    page.write_report([tmp_path / "old"], folder.parent)
+    earlier = {path.name for path in folder.iterdir()}
+    assert "digits-tiny-calip-0_shots-confusion.svg" in earlier
+    page.write_report([tmp_path / "new"], folder.parent)
+    kinds = ("class_accuracy", "confusion", "reliability")
+    new = {f"digits-tiny-coop-0_shots-{kind}.svg" for kind in kinds}
+    assert {path.name for path in folder.iterdir()} == new | {"photograph.png", "drawing.svg"}
 
 
 @pytest.mark.parametrize("classes", [2, 200])

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.results.attention import ClassMap, draw
+from src.results.plots import CREATOR
+
+RED, BLUE = 0, 2
+LEFT, RIGHT = 372, 584
+"""Middle of the maps before and after blending, in pixels."""
+
+
+def even(positions):
+    return np.full(positions, 1 / positions, dtype=np.float32)
+
+
+def class_map(before, after, name="a", is_true=False):
+    return ClassMap(name, 0.5, is_true, before, after)
+
+
+def drawn(path, image, *maps):
+    draw(image, maps, path)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.info["Software"] == CREATOR
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_positions_are_drawn_row_by_row_and_share_one_scale(tmp_path):
+    """The second of 2 × 2 positions is above on the right; on white, a map is its colours alone."""
+    more, less = even(4), even(4)
+    more[1] += 0.2
+    less[1] -= 0.1
+    white = Image.new("RGB", (40, 30), "white")
+    pixels = drawn(tmp_path / "0.png", white, class_map(more, less))
+    warmth = pixels[:, :, RED] - pixels[:, :, BLUE]
+    quarter, upper, lower = 50, 80, 180
+    for column in (LEFT, RIGHT):
+        assert abs(warmth[lower, column + quarter]) <= 6  # even is white
+        assert abs(warmth[upper, column - quarter]) <= 6
+    assert warmth[upper, LEFT + quarter] > 20
+    assert warmth[upper, RIGHT + quarter] < -20
+
+
+@pytest.mark.parametrize(("classes", "positions"), [(1, 1), (2, 49), (4, 196)])
+@pytest.mark.parametrize("size", [(8, 8), (300, 50)])
+def test_any_number_of_classes_and_positions_is_drawn_over_any_image(
+    tmp_path, classes, positions, size
+):
+    maps = [class_map(even(positions), even(positions), "name " * 20, number == 0)
+            for number in range(classes)]  # fmt: skip
+    pixels = drawn(tmp_path / "0.png", Image.new("RGB", size), *maps)
+    assert pixels.shape == (int(150 * (0.75 + 1.42 * classes)), 690, 3)
