@@ -16,10 +16,10 @@ from rich.progress import track
 from rich.table import Table
 
 from src.config import CONFIG_DIR, build, compose, run_command
-from src.data.check import MISSING, distinct, examine, leaked, wrong_counts
+from src.data.check import MISSING, DatasetFiles, distinct, examine, kind, leaked, wrong_counts
 from src.data.download import Download, fetch, verify
 from src.data.images import ImageDataset, ImageFiles, Splits
-from src.data.point_clouds import PointClouds
+from src.data.point_clouds import HDF5Clouds, PointClouds
 from src.errors import UserError
 
 ALL = "all"
@@ -32,7 +32,8 @@ _EPILOG = """\
 dataset=all stands for every dataset that can be fetched.
 
 With --check, stdout holds one line for each image that is missing, cannot be decoded, or is listed
-by the test split and another one: its path, a tab, and what is wrong. The table goes to stderr, so
+by the test split and another one: its path, a tab, and what is wrong. A point cloud's path is that
+of its file, a colon, and its row there. The table goes to stderr, so
 
   python -m src.prepare dataset=eurosat --check | cut -f1
 
@@ -49,7 +50,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(
         prog="python -m src.prepare",
-        description="Fetch datasets, and check that no image is missing.",
+        description="Fetch datasets, and check that nothing is missing.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -59,7 +60,8 @@ def main() -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="fetch and change nothing; compare with what was published, and decode every image",
+        help="fetch and change nothing; compare with what was published, and read every image or "
+        "point cloud",
     )
     arguments = parser.parse_intermixed_args()
     failures = []
@@ -107,10 +109,10 @@ def prepare(dataset: DictConfig) -> None:
 def check(dataset: DictConfig) -> None:
     """Check what is there, and fetch and change nothing.
 
-    Plain files are compared with their checksums, splits with `totals` (the images of each and the
-    number of `classes`) and `per_class` (the images of every class, by split) where the YAML of
-    `dataset` has them, and every image is decoded. Images with something wrong go to stdout, as
-    `--help` says; a table of the splits and wrong counts go to stderr.
+    Plain files are compared with their checksums, splits with `totals` (the items of each and the
+    number of `classes`) and `per_class` (the items of every class, by split) where the YAML of
+    `dataset` has them, and every image or point cloud is read. Items with something wrong go to
+    stdout, as `--help` says; a table of the splits and wrong counts go to stderr.
 
     Raises:
         UserError: the reader found the dataset unusable, or anything is wrong; the message has
@@ -126,15 +128,15 @@ def check(dataset: DictConfig) -> None:
         except UserError as error:
             failures.append(str(error))
     try:
-        images: ImageDataset = build(dataset.reader)
+        content: ImageDataset | PointClouds = build(dataset.reader)
     except UserError as error:
         raise UserError("\n  ".join([*failures, str(error)])) from None
-    if not isinstance(images, ImageFiles):
+    if not isinstance(content, ImageFiles | HDF5Clouds):
         print(f"{dataset.name}: no files to check.", file=sys.stderr)
         return
     if by_hand := _missing_by_hand(dataset):
         failures.append(by_hand)
-    failures += _check_images(dataset, images)
+    failures += _check_items(dataset, content)
     if failures:
         raise UserError("\n  ".join(failures))
     print(f"{dataset.name}: nothing is wrong.", file=sys.stderr)
@@ -205,44 +207,44 @@ def _check_files(images: ImageFiles, fetched: bool) -> None:
     )
 
 
-def _check_images(dataset: DictConfig, images: ImageFiles) -> list[str]:
-    """Print what is wrong with the images; return what it comes to, and the remedies."""
+def _check_items(dataset: DictConfig, content: DatasetFiles) -> list[str]:
+    """Print what is wrong with the items; return what it comes to, and the remedies."""
     totals, per_class = (dict(dataset.get(key) or {}) for key in ("totals", "per_class"))
-    counts = wrong_counts(images, totals, per_class)
-    leaks = leaked(images)
-    bad = _bad_images(images, dataset.name)
+    counts = wrong_counts(content, totals, per_class)
+    leaks = leaked(content)
+    bad = _bad_items(content, dataset.name)
     for key, problem in [*bad.items(), *leaks.items()]:
-        print(f"{images.root / key}\t{problem}")
-    Console(stderr=True).print(_check_table(dataset.name, images, totals, bad))
+        print(f"{content.root / key}\t{problem}")
+    Console(stderr=True).print(_check_table(dataset.name, content, totals, bad))
     for line in counts:
         print(line, file=sys.stderr)
-    failures = []
+    failures, noun = [], kind(content).noun
     if counts:
         failures.append(
             f"{len(counts):,} of the counts above are not the published ones: files were added to "
-            f"{images.root}, or are missing there."
+            f"{content.root}, or are missing there."
         )
     if leaks:
         failures.append(
-            f"{len(leaks):,} test images are listed by another split too: list each once, or what "
+            f"{len(leaks):,} test {noun} are listed by another split too: list each once, or what "
             "is trained and selected on is also measured on."
         )
     if bad:
         missing = sum(problem == MISSING for problem in bad.values())
         failures.append(
             f"{missing:,} missing and {len(bad) - missing:,} damaged of "
-            f"{len(distinct(images)):,} images. {_remedy(dataset, images)}"
+            f"{len(distinct(content)):,} {noun}. {_remedy(dataset, content)}"
         )
     return failures
 
 
-def _bad_images(images: ImageFiles, name: str) -> dict[str, str]:
-    """Decode all images; return what is wrong with the bad ones, by key."""
-    items = distinct(images)
+def _bad_items(content: DatasetFiles, name: str) -> dict[str, str]:
+    """Read all items; return what is wrong with the bad ones, by key."""
+    items = distinct(content)
     console = Console(stderr=True)
     states = track(
-        examine(images, items.values()),
-        f"decoding {name}",
+        examine(content, items.values()),
+        f"reading {name}",
         total=len(items),
         console=console,
         transient=True,
@@ -252,14 +254,14 @@ def _bad_images(images: ImageFiles, name: str) -> dict[str, str]:
 
 
 def _check_table(
-    name: str, images: ImageFiles, totals: Mapping[str, int], bad: Mapping[str, str]
+    name: str, content: DatasetFiles, totals: Mapping[str, int], bad: Mapping[str, str]
 ) -> Table:
     table = Table("split", title=name)
-    columns = ["images", "published", "classes", "missing", "damaged"]
+    columns = [kind(content).noun, "published", "classes", "missing", "damaged"]
     for column in columns:
         if totals or column != "published":
             table.add_column(column, justify="right")
-    for split, items in images.splits.items():
+    for split, items in content.splits.items():
         problems = [bad[item.key] for item in items if item.key in bad]
         missing = problems.count(MISSING)
         published = totals.get(split)
@@ -278,11 +280,11 @@ def _cell(number: int, wrong: bool) -> str:
     return f"[bold red]{number:,}[/]" if wrong else f"{number:,}"
 
 
-def _remedy(dataset: DictConfig, images: ImageFiles) -> str:
+def _remedy(dataset: DictConfig, content: DatasetFiles) -> str:
     if not dataset.get("downloads"):
-        return "Put intact copies there; on_bad_image=skip leaves damaged ones out of a run."
+        return f"Put intact copies there{kind(content).unless_mended}."
     return (
-        f"Put intact copies there, or move {images.root} away and run `python -m src.prepare "
+        f"Put intact copies there, or move {content.root} away and run `python -m src.prepare "
         f"dataset={dataset.name}` to fetch it anew."
     )
 

@@ -11,7 +11,7 @@ from src import sweep
 from src.config import CONFIG_DIR, ROOT, compose, run_command
 from src.results.record import Result
 from src.run import main
-from tests import replica
+from tests import replica, replica_3d
 from tests.cli import below, jobs
 
 RECIPES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
@@ -20,6 +20,12 @@ SMALLER = {
     "ablation_calip_betas": ["method.head.beta2=0.0,1.12", "method.head.beta3=0.0,0.02"],
     "ablation_tip_adapter_cache_size": ["++method.head.cache_size=1,2", "shots=2"],
     "ablation_tip_adapter_views": ["++method.support.views=1,2"],
+    "calip_table_3d": ["dataset.prompts='${paths.data}/${dataset.name}.json'"],
+    "solids_demo": [
+        "++dataset.points=256",
+        "++dataset.per_class={train: 2, val: 1, test: 1}",
+        "++trainer.check_val_every_n_epoch=50",
+    ],
     "offline_demo": ["dataset=digits,letters", "backbone=tiny", "shots=1"],
 }
 """What replaces the sweep's values where the replicas are too small for them."""
@@ -55,6 +61,14 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name in ("imagenet", "caltech101", *SHIFTS):
         replica.make(name, folder, per_class=4, size=32)
+    classes = {
+        "modelnet40": replica_3d.MODELNET10, "modelnet10": replica_3d.MODELNET10,
+        "scanobjectnn": replica_3d.CLASSES,
+    }  # fmt: skip
+    replica_3d.modelnet(folder, replica_3d.MODELNET10, per_class=1, points=64)
+    replica_3d.scanobjectnn(folder, per_class=2, points=64)
+    for name, names in classes.items():
+        replica_3d.prompts(folder / f"{name}.json", names)
     return folder
 
 
@@ -70,7 +84,7 @@ def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch,
     arguments = [f"dataset={','.join(few)}"] if few else []
     arguments += ["shots=1"] if "shots" in params else ["++shots=1"]
     arguments += ["seed=1"] if "seed" in params else []
-    on_replicas = [] if name in ("demo", "offline_demo") else replica.TINY
+    on_replicas = [] if name in ("demo", "offline_demo", "solids_demo") else replica.TINY
     argv = [f"+experiment={name}", *below(tmp_path), f"paths.data={data}"]
     argv += [f"paths.features={features}", "logger=none", *on_replicas, *arguments]
     argv += SMALLER.get(name, [])

@@ -10,12 +10,14 @@ from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from src.config import CONFIG_DIR, compose
 from src.errors import UserError
 from src.prepare import main
-from tests import replica
+from tests import replica, replica_3d
 from tests.cli import refused
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -287,7 +289,57 @@ def test_check_decodes_the_users_own_images(tmp_path, checked):
     assert "on_bad_image=skip" in message
 
 
-@pytest.mark.parametrize("name", ["digits", "precomputed"])
+def clouds(tmp_path):
+    """A replica of ModelNet40 and settings that expect it: 3 classes, 8 + 2 + 5 clouds of each."""
+    root = replica_3d.modelnet(tmp_path, points=8)
+    totals = "++dataset.totals={classes: 3, train: 24, val: 6, test: 15}"
+    per_class = "++dataset.per_class={train: 8, val: 2, test: 5}"
+    return root, ["dataset=modelnet40", "++dataset.downloads=null", totals, per_class]
+
+
+def test_check_reads_every_point_cloud(tmp_path, checked):
+    _, settings = clouds(tmp_path)
+    before = contents(tmp_path)
+    lines, said, message = checked(*settings)
+    assert (lines, message) == ([], None)
+    assert "modelnet40: nothing is wrong" in said
+    assert contents(tmp_path) == before
+    rows = [line.replace("│", " ").split() for line in said.splitlines()]
+    assert ["test", "15", "15", "3", "0", "0"] in rows
+
+
+def test_check_lists_every_bad_point_cloud_and_compares_counts(tmp_path, checked):
+    root, settings = clouds(tmp_path)
+    with h5py.File(root / "ply_data_test0.h5", "r+") as content:
+        content["data"][4, 3, 1] = np.nan
+        content["data"][9] = 0.5
+    lines, said, message = checked(*settings, "dataset.per_class.val=3", "dataset.totals.test=16")
+    assert lines == [
+        f"{root}/ply_data_test0.h5:4\thas coordinates that are not finite numbers",
+        f"{root}/ply_data_test0.h5:9\tis empty: it has no two different points",
+    ]
+    assert "15 point clouds in test, not 16" in said
+    assert "2 point clouds of 'a' in val, not 3" in said
+    first, second = message.splitlines()
+    assert first.startswith("modelnet40: 4 of the counts above are not the published ones")
+    assert "0 missing and 2 damaged of 45 point clouds. Put intact copies there." in second
+
+
+def test_check_names_the_files_of_point_clouds_that_are_missing_or_listed_twice(tmp_path, checked):
+    root, settings = clouds(tmp_path)
+    (root / "test_files.txt").write_text("ply_data_test0.h5\nply_data_train0.h5\n")
+    lines, _, message = checked(*settings)
+    assert f"{root}/ply_data_train0.h5:0\tlisted by train and by test" in lines
+    assert "15 test point clouds are listed by another split too" in message
+    (root / "ply_data_train1.h5").unlink()
+    lines, _, message = checked("dataset=modelnet40,scanobjectnn,solids", *settings[1:2])
+    assert lines == []
+    first, second = message.splitlines()
+    assert first.startswith(f"modelnet40: the file {root}/ply_data_train1.h5 is missing. Move its")
+    assert second.startswith(f"scanobjectnn: the file {tmp_path}/scanobjectnn/main_split/training_")
+
+
+@pytest.mark.parametrize("name", ["digits", "solids", "precomputed"])
 def test_what_has_no_files_is_not_checked(name, checked):
     lines, said, message = checked(f"dataset={name}")
     assert (lines, message) == ([], None)

@@ -40,7 +40,7 @@ def sample(
     if shots > largest:
         raise UserError(
             f"shots={shots} is more than the data holds: its largest class has {largest} training "
-            f"images. Give shots={largest} or fewer."
+            f"items. Give shots={largest} or fewer."
         )
     generator = random.Random(seed)
     return (

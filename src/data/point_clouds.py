@@ -29,6 +29,17 @@ VIEWS = (6, 10)
 _CHUNK_CACHE_BYTES = 1 << 25
 
 
+class DamagedCloudError(UserError):
+    """A point cloud cannot be read, or is none that can be drawn."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.reason}. Replace it by an intact copy."
+
+
 @dataclass(frozen=True)
 class PointClouds(ABC):
     """Named classes and labelled point clouds by split, each with the same number of points.
@@ -57,21 +68,18 @@ class PointClouds(ABC):
         """Give the points `[P, 3]` of one cloud, their mean at 0 and the farthest at distance 1.
 
         Raises:
-            UserError: the cloud has no points or no extent, or a coordinate is not finite.
+            DamagedCloudError: the cloud cannot be read, has no points or no extent, or a coordinate
+                is not finite.
         """
         points = self._points(item).astype(np.float64)
         if not np.isfinite(points).all():
-            raise UserError(
-                f"{self._where(item)} has coordinates that are not finite numbers. Replace it by "
-                "an intact copy."
+            raise DamagedCloudError(
+                self._where(item), "has coordinates that are not finite numbers"
             )
         centred = points - points.mean(axis=0) if len(points) else points
         radius = np.linalg.norm(centred, axis=1).max(initial=0)
         if radius == 0:
-            raise UserError(
-                f"{self._where(item)} is empty: it has no two different points. Replace it by an "
-                "intact copy."
-            )
+            raise DamagedCloudError(self._where(item), "is empty: it has no two different points")
         return (centred / radius).astype(np.float32)
 
     @abstractmethod
@@ -112,9 +120,7 @@ class HDF5Clouds(PointClouds):
         try:
             points: NDArray[np.float32] = _opened(self.root / file, os.getpid())["data"][row]
         except OSError as error:
-            raise UserError(
-                f"cannot read {self._where(item)}: {error}. Replace it by an intact copy."
-            ) from error
+            raise DamagedCloudError(self._where(item), f"cannot be read: {error}") from error
         return points
 
     def _where(self, item: Item) -> str:

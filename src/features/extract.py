@@ -1,5 +1,6 @@
 """Running the frozen CLIP over images, once: a Lightning predict loop that writes shards."""
 
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,7 +95,11 @@ class PendingBatches(LightningDataModule):
         images = ImageBatches(self.dataset, self.views, self.transform, batches, self.skip_damaged)
         # A worker takes longer to start than a few batches take to decode.
         workers = min(os.cpu_count() or 1, len(batches) // 4)
-        return DataLoader(images, batch_size=None, num_workers=workers)
+        # joblib's processes have its own start method as default, and torch cannot use that one.
+        start = multiprocessing.get_all_start_methods()[0] if workers else None
+        return DataLoader(
+            images, batch_size=None, num_workers=workers, multiprocessing_context=start
+        )
 
     def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
         if isinstance(batch, UserError):

@@ -1,3 +1,4 @@
+import multiprocessing
 from functools import partial
 
 import numpy as np
@@ -47,6 +48,17 @@ def test_features_are_clips_in_the_order_of_the_split(source, dataset):
     assert stored["global"].dtype == stored["spatial"].dtype == torch.float16
     torch.testing.assert_close(stored["global"].float(), expected, atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(stored["spatial"].float(), expected_spatial, atol=2e-3, rtol=2e-3)
+
+
+def test_workers_start_where_joblib_has_put_its_own_way_to_start_them(source):
+    import joblib  # noqa: F401  (registers loky)
+
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("loky", force=True)
+    try:
+        assert len(source.split("train", spatial=False)) == 30  # 8 batches: 2 workers
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_features_with_spatial_ones_serve_whoever_needs_the_global_ones(source):
