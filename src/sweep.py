@@ -7,15 +7,20 @@ was started, then one line for each job that ended, from whatever process.
 
 import json
 import logging
+import os
 import shlex
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from filelock import FileLock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -69,7 +74,8 @@ class Journal:
     def read(self) -> tuple[Started, list[Job]]:
         """Read it; the jobs in the order of their numbers."""
         first, *rest = self.path.read_text().splitlines()
-        return Started(*json.loads(first)), sorted(Job(*json.loads(line)) for line in rest)
+        jobs = {job.number: job for job in (Job(*json.loads(line)) for line in rest)}
+        return Started(*json.loads(first)), sorted(jobs.values())
 
 
 class Start(Callback):
@@ -99,7 +105,30 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     Returns:
         The accuracy (per cent), None if the job failed.
     """
+    if Start.folder is None:
+        _end_with_parent()
     folder = Path(cfg.paths.output)
+    # A process that outlived a killed sweep may still be at the job: its successor waits for it.
+    with FileLock(folder / ".lock"):
+        return _run_unless_done(cfg, folder, run)
+
+
+@cache
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, which launchers leave undone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_unless_done(
+    cfg: DictConfig, folder: Path, run: Callable[[DictConfig], float]
+) -> float | None:
     finished = folder / FILE
     if finished.is_file() and not cfg.force:
         accuracy = Result.read(finished).accuracy

@@ -77,14 +77,14 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
-    process = start("src.run", *SWEEP, *below(tmp_path))
+    process = start("src.run", *SWEEP, *below(tmp_path), "hydra/launcher=joblib")
     journal = tmp_path / "output/jobs.jsonl"
     deadline = time.monotonic() + 120
     while not journal.exists() or journal.read_text().count("\n") < 4:
         assert time.monotonic() < deadline, "the sweep did not come to its third job"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate()  # which ends when the launcher's processes have closed their ends, too
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("output/*/result.json")}
     assert 3 <= len(finished) < 6
 
