@@ -3,13 +3,16 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test test-slow check format lock clean
 
 demo: $(BIN)/ready ## zero-shot CLIP and CALIP on handwritten digits, offline
 	$(BIN)/python -m src.run +experiment=demo
 
-test: $(BIN)/ready ## all tests
+test: $(BIN)/ready ## all tests but the slow ones
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+test-slow: $(BIN)/ready ## every recipe in miniature, the launchers, a training
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow
 
 check: $(BIN)/ready ## lint, format, types, layers
 	$(BIN)/ruff check

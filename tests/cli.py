@@ -1,10 +1,15 @@
 """The real command lines, as a user starts them."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "WANDB_API_KEY": ""}
@@ -55,6 +60,21 @@ def jobs(folder: Path) -> list[Path]:
     """List the folders of a sweep's jobs, in the order of their numbers."""
     journal = (folder / "output/jobs.jsonl").read_text().splitlines()[1:]
     return [folder / "output" / name for _, name, _ in sorted(map(json.loads, journal))]
+
+
+def refusal(folder: Path, *arguments: object) -> str:
+    """Run `src.run` to its refusal in this process, which saves it the imports; the message."""
+    from src.config import run_command
+    from src.run import main
+
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors):
+        patch.setattr(sys, "argv", ["run", *below(folder), *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            run_command(main)
+    code = ended.value.code
+    return refused(subprocess.CompletedProcess([], int(code or 0), "", errors.getvalue()))
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -59,7 +59,7 @@ def test_every_dataset_is_described_completely(name):
         targets = [Path(entry.to) for entry in entries]
         assert len(set(targets)) == len(targets)
         # An archive that fills the root is fetched into an empty one only: see `fetch`.
-        assert Path() not in targets or (entries is downloads and len(targets) == 1)
+        assert Path() not in targets or len(targets) == 1
     if name in replica.DATASETS:
         assert all(template.count("{}") == 1 for template in dataset.templates)
         assert downloads or dataset.by_hand

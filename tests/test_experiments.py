@@ -77,6 +77,7 @@ def features(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch, capfd):
     params = recipe(name).hydra.sweeper.params

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from src.results.record import Result
 from tests.caltech101 import CLASSES
-from tests.cli import calipers, jobs, refused, result, run
+from tests.cli import calipers, jobs, refusal, result, run
 from tests.shared import SHARED, needs_shared
 
 METHODS = (
@@ -124,7 +124,7 @@ def test_a_mistake_ends_in_one_message(sweep, tmp_path, arguments, message):
     (tmp_path / "features").symlink_to(sweep[0] / "features")
     checkpoint = job(sweep[0], "tip_adapter_f") / "checkpoint.ckpt"
     arguments = [argument.replace("{tip_adapter_f}", str(checkpoint)) for argument in arguments]
-    assert message in refused(calipers(tmp_path, *arguments, "logger=none"))
+    assert message in refusal(tmp_path, *arguments, "logger=none")
     assert not (tmp_path / "output/result.json").exists()
 
 
@@ -152,7 +152,7 @@ def precomputed(tmp_path):
 )
 def test_what_precomputed_features_lack_is_named(precomputed, method, message):
     arguments = (f"method={method}", "dataset=precomputed", f"dataset.path={precomputed}")
-    assert message in refused(calipers(precomputed, *arguments, "shots=2", "logger=none"))
+    assert message in refusal(precomputed, *arguments, "shots=2", "logger=none")
 
 
 @needs_shared

@@ -10,7 +10,7 @@ from src.config import compose
 from src.errors import UserError
 from src.features.precomputed import PrecomputedFeatures
 from tests import replica
-from tests.cli import calipers, refused, result
+from tests.cli import calipers, refusal, refused, result
 from tests.shared import SHARED, needs_shared
 
 TINY = (*replica.TINY, "logger=none")
@@ -94,7 +94,7 @@ def test_real_photographs_of_ones_own_go_through_a_resnet(tmp_path):
     ],
 )
 def test_a_mistake_ends_in_one_message(tmp_path, arguments, message):
-    assert message in refused(calipers(tmp_path, *arguments, "logger=none"))
+    assert message in refusal(tmp_path, *arguments, "logger=none")
     assert not (tmp_path / "features").exists()
 
 

@@ -137,6 +137,7 @@ def replicas(tmp_path_factory):
     return settings, classes | {name: list(CLASSES) for name in SCANNED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["modelnet40", "modelnet10", *SCANNED])
 def test_every_method_runs_on_the_published_layouts(name, replicas, tmp_path, command):
     (settings, classes), few = replicas, ("backbone=tiny", "shots=1", "logger=none")

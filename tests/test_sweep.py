@@ -104,6 +104,7 @@ def test_the_screen_says_how_far_the_sweep_is(undisturbed):
     assert lines[5].startswith("[6/6] method=linear_probe shots=2: ")
 
 
+@pytest.mark.slow
 def test_joblib_shares_the_sweep_out_and_the_cores(undisturbed, tmp_path, monkeypatch):
     monkeypatch.delitem(cli.ENVIRONMENT, "OMP_NUM_THREADS")
     done = calipers(tmp_path, *SWEEP, "hydra/launcher=joblib")
@@ -117,6 +118,7 @@ def test_joblib_shares_the_sweep_out_and_the_cores(undisturbed, tmp_path, monkey
     assert done.stdout.count(" images with tiny") == len(of_images), "extracted more than once"
 
 
+@pytest.mark.slow
 def test_submitit_runs_jobs_in_processes_of_their_own(undisturbed, tmp_path):
     (tmp_path / "features").symlink_to(undisturbed[0] / "features")
     done = calipers(

@@ -42,6 +42,7 @@ def test_equal_seeds_give_equal_weights_whatever_the_global_seed(runs):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_loss_falls_below_that_of_ignorance():
     losses: list[float] = []
     train(150, 0, report=lambda step, loss: losses.append(loss))
