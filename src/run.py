@@ -186,7 +186,7 @@ def _record(
         config_hash=config_hash(cfg),
         versions=record.versions(),
         git_revision=record.git_revision(),
-        started_at=clock.started_at.isoformat(timespec="seconds"),
+        started_at=clock.started_at.isoformat(timespec="milliseconds"),
         command=rerun_command(HydraConfig.get()),
     )
 

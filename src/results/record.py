@@ -40,7 +40,7 @@ class Result:
         published: the published figure that `accuracy` corresponds to, or None.
         config_hash: of everything in the configuration that can change the figures.
         git_revision: of the code, `-dirty` with uncommitted changes, None outside a checkout.
-        started_at: ISO 8601, UTC.
+        started_at: ISO 8601, UTC, to the millisecond: the order of the runs of a sweep.
         command: what to type to have this run again.
     """
 
