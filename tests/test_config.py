@@ -1,5 +1,3 @@
-from itertools import product
-
 import pytest
 from hydra.utils import get_class
 
@@ -11,8 +9,12 @@ def choices(group):
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize(("dataset", "method"), product(choices("dataset"), choices("method")))
-def test_every_dataset_composes_with_every_method(dataset, method):
+@pytest.mark.parametrize(
+    ("dataset", "method"),
+    [(dataset, "tip_adapter_f") for dataset in choices("dataset")]
+    + [("food101", method) for method in choices("method")],
+)
+def test_every_dataset_and_every_method_composes(dataset, method):
     cfg = compose([f"dataset={dataset}", f"method={method}", "paths.output=here"])
     assert (cfg.dataset.name, cfg.method.name) == (dataset, method)
     own = dict.fromkeys(("digits", "letters", "solids"), "tiny") | {"precomputed": "precomputed"}

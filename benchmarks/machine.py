@@ -1,0 +1,62 @@
+"""What the machine itself can do, measured: the limits that the other benchmarks are held to."""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+GIB = 2**30
+ROUNDS = 5
+MATRIX = 2048
+BLOCK = 64 * 2**20
+
+
+def name() -> str:
+    """Name the processor, its cores, and its units for bfloat16, if any."""
+    found = torch.cpu.get_capabilities()
+    units = [unit for unit in ("avx512_bf16", "amx_bf16") if found.get(unit)]
+    precision = f"bfloat16 by {' and '.join(units)}" if units else "no bfloat16 units"
+    threads = torch.get_num_threads()
+    return f"{found.get('cpu_name', platform.processor())}, {threads} cores, {precision}"
+
+
+def best_of(work: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Give the shortest of several rounds, in seconds: what the machine can do undisturbed."""
+    work()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def matrix_product_rate(dtype: torch.dtype) -> float:
+    """Measure floating-point operations per second of a large matrix product."""
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    return 2 * MATRIX**3 / best_of(lambda: a @ b)
+
+
+def memory_bandwidth() -> float:
+    """Measure bytes read and written per second by a copy."""
+    source = torch.zeros(GIB, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * GIB / best_of(lambda: target.copy_(source))
+
+
+def disk_rate(folder: Path, size: int) -> float:
+    """Measure bytes written per second, in sequence, onto the disk itself."""
+    block = os.urandom(BLOCK)
+
+    def write() -> None:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            for _ in range(size // BLOCK):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return size / best_of(write, rounds=2)
