@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow check format lock clean
+.PHONY: demo test test-slow bench check format lock clean
 
 demo: $(BIN)/ready ## zero-shot CLIP and CALIP on handwritten digits, offline
 	$(BIN)/python -m src.run +experiment=demo
@@ -13,6 +13,9 @@ test: $(BIN)/ready ## all tests but the slow ones
 
 test-slow: $(BIN)/ready ## every recipe in miniature, the launchers, a training
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow
+
+bench: $(BIN)/ready ## every benchmark beside a plain implementation; the table of the README
+	$(BIN)/python -m benchmarks
 
 check: $(BIN)/ready ## lint, format, types, layers
 	$(BIN)/ruff check

@@ -7,14 +7,13 @@ import argparse
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.side_by_side import Figure
+from benchmarks.side_by_side import Figure, measure
 
 HEADINGS = ("what", "ours", "plain", "ratio or value (target)", "of the machine's limit")
 NO_BENCHMARK = {"__init__", "__main__", "machine", "side_by_side"}
@@ -23,11 +22,6 @@ NO_BENCHMARK = {"__init__", "__main__", "machine", "side_by_side"}
 def names() -> list[str]:
     """List the benchmarks: every module here that has `figures`."""
     return sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - NO_BENCHMARK)
-
-
-def figures(name: str) -> list[Figure]:
-    """Run one benchmark."""
-    return list(import_module(f"benchmarks.{name}").figures())
 
 
 def show(found: list[Figure]) -> None:
@@ -55,7 +49,7 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         for name in chosen:
-            found += (of_one := processes.submit(figures, name).result())
+            found += (of_one := processes.submit(measure, name).result())
             show(of_one)
     print(f"\n{machine.name()}\n\n{as_markdown(found)}")
     sys.exit(not all(figure.reached for figure in found))

@@ -1,27 +1,28 @@
 """What the machine itself can do, measured: the limits that the other benchmarks are held to."""
 
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 GIB = 2**30
 ROUNDS = 5
 MATRIX = 2048
-BLOCK = 64 * 2**20
 
 
 def name() -> str:
     """Name the processor, its cores, and its units for bfloat16, if any."""
-    found = torch.cpu.get_capabilities()
-    units = [unit for unit in ("avx512_bf16", "amx_bf16") if found.get(unit)]
+    units = bfloat16_units()
     precision = f"bfloat16 by {' and '.join(units)}" if units else "no bfloat16 units"
-    threads = torch.get_num_threads()
-    return f"{found.get('cpu_name', platform.processor())}, {threads} cores, {precision}"
+    processor = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
+    return f"{processor}, {torch.get_num_threads()} cores, {precision}"
+
+
+def bfloat16_units() -> list[str]:
+    """List the processor's units for bfloat16."""
+    found = torch.cpu.get_capabilities()
+    return [unit for unit in ("avx512_bf16", "amx_bf16") if found.get(unit)]
 
 
 def best_of(work: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -46,17 +47,3 @@ def memory_bandwidth() -> float:
     source = torch.zeros(GIB, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * GIB / best_of(lambda: target.copy_(source))
-
-
-def disk_rate(folder: Path, size: int) -> float:
-    """Measure bytes written per second, in sequence, onto the disk itself."""
-    block = os.urandom(BLOCK)
-
-    def write() -> None:
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            for _ in range(size // BLOCK):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-
-    return size / best_of(write, rounds=2)

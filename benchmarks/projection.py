@@ -1,28 +1,22 @@
 """Throughput of `src.features.projection` against plain ways to the same depth maps.
 
-python -m benchmarks.projection
-
-1,024 clouds of 2,048 points, 6 views, in batches of 64, on one thread. The three take turns, so
-that whatever else the machine does strikes them alike; the loop over points sees a sample.
-Printed are the median clouds per second, and the median of the ratios round by round.
+1,024 clouds of 2,048 points, 6 views, in batches of 64, on one thread. The loop over points sees a
+sample of the clouds.
 """
 
 import math
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.side_by_side import Figure, take_turns
 from src.features.projection import DISTANCE, NEAR, RESOLUTION, depth_maps, rotations
 
 CLOUDS, POINTS, VIEWS, BATCH = 1024, 2048, 6, 64
 SAMPLE = 2
-ROUNDS = 5
-TARGETS = {"loop over views": 1.5, "loop over points": 20.0}
 
 
 def loop_over_points(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor, "n v h w"]:
@@ -67,42 +61,27 @@ def loop_over_views(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor,
     return torch.stack(maps, dim=1).view(len(points), views, RESOLUTION, RESOLUTION)
 
 
-def clouds_per_second(
-    way: Callable[[Tensor, int], Tensor], points: Float[Tensor, "n p 3"]
-) -> float:
-    """Draw all clouds, batch by batch."""
-    began = time.perf_counter()
-    for batch in points.split(BATCH):
-        way(batch, VIEWS)
-    return len(points) / (time.perf_counter() - began)
-
-
-def main() -> None:
-    """Measure, print, and fail where a target is missed."""
+def figures() -> Iterator[Figure]:
+    """Compare with a loop over views and with one over points."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     points = normalize(torch.randn(CLOUDS, POINTS, 3, generator=generator), dim=-1)
-    rows: dict[str, list[float]] = {"projection": [], **{name: [] for name in TARGETS}}
-    depth_maps(points[:BATCH], VIEWS)
-    for _ in range(ROUNDS):
-        rows["projection"].append(clouds_per_second(depth_maps, points))
-        rows["loop over views"].append(clouds_per_second(loop_over_views, points))
-        rows["loop over points"].append(clouds_per_second(loop_over_points, points[:SAMPLE]))
-    print(f"projection        {statistics.median(rows['projection']):10,.1f} clouds/s")
-    missed = []
-    for name, target in TARGETS.items():
-        ratio = statistics.median(
-            ours / other for ours, other in zip(rows["projection"], rows[name], strict=True)
-        )
-        print(
-            f"{name:17} {statistics.median(rows[name]):10,.1f} clouds/s, 1 / {ratio:,.1f} of it "
-            f"(target: 1 / {target:g} or less)"
-        )
-        if ratio < target:
-            missed.append(name)
-    if missed:
-        raise SystemExit(f"too slow beside: {', '.join(missed)}")
 
+    def batch_by_batch(way: Callable[[Tensor, int], Tensor]) -> None:
+        for batch in torch.split(points, BATCH):
+            way(batch, VIEWS)
 
-if __name__ == "__main__":
-    main()
+    turns = take_turns(
+        ours=lambda: batch_by_batch(depth_maps),
+        views=lambda: batch_by_batch(loop_over_views),
+        points=lambda: loop_over_points(points[:SAMPLE], VIEWS),
+    )
+    rate = f"{CLOUDS / turns.median('ours'):,.0f} clouds/s"
+    for way, clouds, target in (("views", CLOUDS, 1.5), ("points", SAMPLE, 20.0)):
+        yield Figure(
+            f"depth maps of {POINTS:,} points, {VIEWS} views, beside a loop over {way}",
+            rate,
+            f"{clouds / turns.median(way):,.1f} clouds/s",
+            turns.ratio(way) * CLOUDS / clouds,
+            target,
+        )

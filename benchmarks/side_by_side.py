@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 ROUNDS = 5
@@ -75,3 +76,8 @@ def take_turns(rounds: int = ROUNDS, **ways: Callable[[], Any]) -> Turns:
             if number >= 0:
                 seconds[name].append(time.perf_counter() - began)
     return Turns(seconds, results)
+
+
+def measure(name: str) -> list[Figure]:
+    """Run the benchmark of a name, all of it."""
+    return list(import_module(f"benchmarks.{name}").figures())

@@ -93,19 +93,21 @@ def correct_interval(
         `low` and `high` `[n]`, float64: the class `label` has the highest logit of
         `base + x · direction` for x in the open interval (low, high); empty if low >= high.
     """
-    base, direction = base.double(), direction.double()
     own = label.unsqueeze(1)
     ahead = base.gather(1, own) - base  # >= 0 where the own class leads at x = 0
     gain = direction.gather(1, own) - direction  # how fast the lead grows
-    crossing = -ahead / gain
-    low = crossing.masked_fill(gain <= 0, -math.inf)
-    high = crossing.masked_fill(gain >= 0, math.inf)
-    # Parallel lines never cross: the image is right nowhere if another class leads. Of equal
-    # lines the first wins, as argmax has it.
-    first = torch.arange(base.shape[1], device=base.device) < own
-    never = (gain == 0) & ((ahead < 0) | ((ahead == 0) & first))
-    low = low.masked_fill(never, math.inf).scatter(1, own, -math.inf)
-    return low.amax(dim=1), high.scatter(1, own, math.inf).amin(dim=1)
+    # The own class bounds nothing; a parallel line that leads bounds everything, by 1 / 0.
+    ahead.scatter_(1, own, math.inf)
+    gain.scatter_(1, own, 0)
+    crossing = ahead.neg_().div_(gain)
+    if (undefined := crossing.isnan()).any():
+        # Of equal lines the first wins, as argmax has it; where logits overflow, nothing is right.
+        later = torch.arange(base.shape[1], device=base.device) > own
+        bound = torch.where(later & (gain == 0), -math.inf, math.inf)
+        crossing = torch.where(undefined, bound, crossing)
+    low = torch.where(gain < 0, -math.inf, crossing).amax(dim=1)
+    high = torch.where(gain < 0, crossing, math.inf).amin(dim=1)
+    return low.double(), high.double()
 
 
 class Search:

@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+AFFINITIES_PER_CHUNK = 2**20
+"""What is computed at once: enough for the processor, few enough for its cache."""
+SHORTEST = 1e-12
+"""Below it a feature counts as zero, as in torch's `normalize`."""
 
 
 class Calip(nn.Module):
@@ -30,31 +36,58 @@ class Calip(nn.Module):
         attention_factor: float,
         beta2: float,
         beta3: float,
+        bfloat16_attention: bool = False,
     ) -> None:
+        """Keep the settings.
+
+        Args:
+            text: class text features.
+            logit_scale: the factor on CLIP's similarities.
+            attention_factor: the factor on the affinity.
+            beta2: the weight of the visual-guided text features' logits.
+            beta3: the weight of the text-guided visual features' logits.
+            bfloat16_attention: compute the two large products, `F Tᵀ` and the one that gives F^a,
+                in bfloat16: faster where the processor has units for it. It rounds what is
+                attended to, never CLIP's own logits.
+        """
         super().__init__()
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.attention_factor = attention_factor
         self.beta2 = beta2
         self.beta3 = beta3
+        self.bfloat16_attention = bfloat16_attention
 
     def terms(
         self, global_features: Float[Tensor, "n d"], spatial_features: Float[Tensor, "n s d"]
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"], Float[Tensor, "n c"]]:
         """Compute the three logits before blending: CLIP's, beta2's and beta3's."""
         global_features = F.normalize(global_features, dim=-1)
-        spatial_features = F.normalize(spatial_features, dim=-1)
-        affinity = self.attention_factor * spatial_features @ self.text.T
-        # f · T^a_c is the attention-weighted mean of f · F_s: no [c, d] features are needed.
-        similarity = spatial_features @ global_features.unsqueeze(-1)
-        text_term = (affinity.softmax(dim=1) * similarity).sum(dim=1)
-        attended = affinity.softmax(dim=2) @ self.text
-        pooled = attended.mean(dim=1) + attended.amax(dim=1)
+        images = max(1, AFFINITIES_PER_CHUNK // (spatial_features.shape[1] * len(self.text)))
+        chunks = zip(
+            torch.split(global_features, images), torch.split(spatial_features, images), strict=True
+        )
+        text_term, pooled = map(torch.cat, zip(*(self._attend(*c) for c in chunks), strict=True))
         return (
             self.logit_scale * global_features @ self.text.T,
             self.logit_scale * text_term,
             self.logit_scale * pooled @ self.text.T,
         )
+
+    def _attend(
+        self, global_features: Float[Tensor, "n d"], spatial_features: Float[Tensor, "n s d"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"]]:
+        """Compute `f (T^a)ᵀ` and f^a, from a normalised `f` and spatial features of any length."""
+        full = spatial_features.dtype
+        dtype = torch.bfloat16 if self.bfloat16_attention else full
+        text = self.text.to(dtype)
+        length = spatial_features.norm(dim=-1, keepdim=True).clamp_min(SHORTEST)
+        affinity = (spatial_features.to(dtype) @ text.T) * (self.attention_factor / length)
+        # f · T^a_c is the attention-weighted mean of f · F_s: no [c, d] features are needed.
+        similarity = spatial_features @ global_features.unsqueeze(-1) / length
+        text_term = (affinity.softmax(dim=1) * similarity).sum(dim=1)
+        attended = affinity.softmax(dim=2).to(dtype) @ text
+        return text_term, attended.mean(dim=1, dtype=full) + attended.amax(dim=1)
 
     def attention(
         self, spatial_features: Float[Tensor, "n s d"]

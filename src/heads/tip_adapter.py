@@ -85,16 +85,16 @@ class TipAdapter(nn.Module):
 
     def _compare(
         self, global_features: Float[Tensor, "n d"]
-    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n n_s"]]:
-        """Compute CLIP's logits and `f Kᵀ - 1`."""
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n_s n"]]:
+        """Compute CLIP's logits and `K fᵀ - 1`: a key is a row, so that votes are added by rows."""
         global_features = F.normalize(global_features, dim=-1)
         clip = self.logit_scale * global_features @ self.text.T
-        return clip, global_features @ self.keys.T - 1
+        return clip, self.keys @ global_features.T - 1
 
-    def _votes(self, nearness: Float[Tensor, "n n_s"], beta: float) -> Float[Tensor, "n c"]:
+    def _votes(self, nearness: Float[Tensor, "n_s n"], beta: float) -> Float[Tensor, "n c"]:
         # The product with the one-hot V, without its n_s · c · n multiplications by 0.
-        votes = nearness.new_zeros(len(nearness), len(self.text))
-        return votes.index_add(1, self.label, (beta * nearness).exp())
+        votes = nearness.new_zeros(len(self.text), nearness.shape[1])
+        return votes.index_add(0, self.label, (beta * nearness).exp()).T
 
 
 def _merge(
