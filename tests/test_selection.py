@@ -120,3 +120,13 @@ def test_the_surface_is_the_accuracy_at_every_point_of_the_grid(mode):
         for outer in surface.axes["beta3"]
     ]
     np.testing.assert_allclose(surface.accuracy, expected, rtol=1e-6)
+
+
+def test_where_logits_overflow_nothing_is_right():
+    infinite = math.inf
+    direction = torch.tensor(
+        [[infinite, infinite, 1.0], [1.0, infinite, 1.0], [infinite, 1.0, 1.0]]
+    )
+    low, high = correct_interval(torch.ones(3, 3), direction, torch.tensor([0, 0, 0]))
+    for x in (0.5, 2.0):
+        assert ((low < x) & (x < high)).tolist() == [False, False, True]

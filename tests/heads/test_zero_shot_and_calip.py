@@ -60,3 +60,29 @@ def test_lengths_of_features_do_not_matter(scale):
     )
     head = Calip(text, 100.0, 2.0, 1.12, 0.02)
     torch.testing.assert_close(head(image, spatial), head(scale * image, scale * spatial))
+
+
+def test_calip_does_not_depend_on_how_images_are_cut_into_chunks(monkeypatch):
+    generator = torch.Generator().manual_seed(2)
+    image, spatial, text = (
+        torch.randn(*shape, generator=generator) for shape in ((7, 8), (7, 5, 8), (4, 8))
+    )
+    head = Calip(text, 100.0, 2.0, 1.12, 0.02)
+    whole = head(image, spatial)
+    for affinities in (1, 3 * 5 * 4):
+        monkeypatch.setattr("src.heads.calip.AFFINITIES_PER_CHUNK", affinities)
+        torch.testing.assert_close(head(image, spatial), whole)
+
+
+def test_bfloat16_attention_rounds_what_is_attended_to_and_nothing_else():
+    generator = torch.Generator().manual_seed(3)
+    image, spatial, text = (
+        torch.randn(*shape, generator=generator) for shape in ((20, 64), (20, 9, 64), (5, 64))
+    )
+    full, rounded = (
+        Calip(text, 100.0, 2.0, 1.12, 0.02, half).terms(image, spatial) for half in (False, True)
+    )
+    torch.testing.assert_close(rounded[0], full[0], atol=0, rtol=0)
+    for exact, found in zip(full[1:], rounded[1:], strict=True):
+        assert found.dtype == torch.float32
+        assert 0 < (found - exact).abs().max() < 0.01 * exact.abs().max()
