@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.machine import GIB
 from benchmarks.side_by_side import Figure, take_turns
-from src.features.store import FeatureEntry, FeatureStore
+from src.features.store import FeatureEntry, FeatureStore, remove
 
 IMAGES_PER_SHARD, POSITIONS, DIMENSIONS = 128, 49, 1024
 BYTES_PER_IMAGE = 2 * (POSITIONS + 1) * DIMENSIONS + 8
@@ -37,23 +37,22 @@ def figures() -> Iterator[Figure]:
     rows = SHARDS * IMAGES_PER_SHARD
     size = rows * BYTES_PER_IMAGE
     block = os.urandom(size // SHARDS)
+    key = {"dataset": "benchmark", "split": "test", "backbone": "rn50"}
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        numbers = iter(range(10**6))
+        store = FeatureStore(Path(folder))
 
-        def key(number: int) -> dict[str, str]:
-            return {"dataset": "benchmark", "split": str(number), "backbone": "rn50"}
-
-        def ours() -> int:
-            number = next(numbers)
-            store = FeatureStore(Path(folder) / "store")
-            with store.writing(key(number), rows, IMAGES_PER_SHARD) as writer:
+        def ours() -> None:
+            for entry in store.entries():
+                remove(entry)
+            with store.writing(key, rows, IMAGES_PER_SHARD) as writer:
                 for index in writer.pending:
                     writer.write(index, tensors)
                 writer.finish()
-            return number
 
         def plain() -> None:
-            with Path(folder, "plain").open("wb") as file:
+            path = Path(folder, "plain")
+            path.unlink(missing_ok=True)
+            with path.open("wb") as file:
                 for _ in range(SHARDS):
                     file.write(block)
                 file.flush()
@@ -67,11 +66,10 @@ def figures() -> Iterator[Figure]:
             writing.ratio("plain"),
             0.5,
         )
-        store, last = FeatureStore(Path(folder) / "store"), key(writing.results["ours"])
         before = _resident()
 
         def opening() -> FeatureEntry:
-            entry = store.open(last)
+            entry = store.open(key)
             assert entry is not None
             return entry
 

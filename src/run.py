@@ -3,6 +3,7 @@
 Torch is imported only once the configuration has been composed and checked.
 """
 
+import gc
 import logging
 import sys
 import time
@@ -58,7 +59,10 @@ def run(cfg: DictConfig) -> float:
         dataset = build(cfg.dataset.reader)
         others = cross_dataset.read_all(cfg, dataset)
         attention_images.check(cfg, dataset)
-    with clock("imports"):
+    with clock("imports"), _keeping_garbage():
+        if "wandb" in cfg.logger:
+            # W&B's first run needs it, and its classes search all modules: torch has thousands.
+            import wandb.sdk.launch  # noqa: F401
         from src import assembly
         from src.methods import checkpoint
         from src.results.table import show
@@ -109,6 +113,16 @@ class Clock:
         began = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - began, 3)
+
+
+@contextmanager
+def _keeping_garbage() -> Iterator[None]:
+    """Put garbage collection off: what is imported stays, and searching it takes long."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _quiet() -> None:
@@ -164,6 +178,7 @@ def _record(
         dataset=cfg.dataset.name,
         adapted_on=cfg.dataset.name,
         backbone=getattr(source, "backbone", cfg.backbone.name),
+        precision=source.precision,
         method=cfg.method.name,
         shots=shots,
         seed=cfg.seed,

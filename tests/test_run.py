@@ -45,10 +45,13 @@ def test_a_sweep_runs_every_job_and_ends_in_one_table(sweep):
 def test_a_result_holds_the_whole_contract(sweep):
     found = json.loads((jobs(sweep[0])[2] / "result.json").read_text())
     assert found | {
-        "dataset": "digits", "backbone": "tiny", "method": "calip", "shots": 0, "seed": 0,
+        "dataset": "digits", "backbone": "tiny", "precision": "32-true", "method": "calip",
+        "shots": 0, "seed": 0,
         "selection": "fixed", "validation_accuracy": None, "selected_on_test": False,
         "n_test": 720, "n_classes": 10, "trainable_parameters": 0, "epochs": 0, "published": None,
-        "hyperparameters": {"attention_factor": 2.0, "beta2": 1.12, "beta3": 0.02},
+        "hyperparameters": {
+            "attention_factor": 2.0, "beta2": 1.12, "beta3": 0.02, "bfloat16_attention": False,
+        },
     } == found  # fmt: skip
     assert 0 <= found["ece"] <= 1
     assert 0 < found["mean_class_accuracy"] <= 100

@@ -1,5 +1,6 @@
 """The frozen CLIP: global and spatial image features, and text features."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,6 +59,11 @@ class FrozenClip(nn.Module):
 
         Works for every architecture.
         """
+        from open_clip.modified_resnet import ModifiedResNet
+
+        visual = self.model.visual
+        if isinstance(visual, ModifiedResNet):
+            return _global_attention_pool(visual.attnpool, _trunk(visual, images))
         features: Tensor = self.model.encode_image(images, normalize=False)
         return features
 
@@ -84,8 +90,7 @@ class FrozenClip(nn.Module):
 
         visual = self.model.visual
         if isinstance(visual, ModifiedResNet):
-            trunk = visual.forward_intermediates(images, indices=1, intermediates_only=True)
-            tokens = _attention_pool(visual.attnpool, trunk["image_intermediates"][0])
+            tokens = _attention_pool(visual.attnpool, _trunk(visual, images))
             return tokens[:, 0], tokens[:, 1:]
         if (
             isinstance(visual, VisionTransformer)
@@ -207,20 +212,48 @@ def check_words(
         )
 
 
-def _attention_pool(
-    pool: Any,
-    trunk: Float[Tensor, "n width h w"],
-) -> Float[Tensor, "n 1+h*w d"]:
-    """OpenAI's attention pooling with all positions as queries; the mean's token comes first."""
-    tokens = trunk.flatten(start_dim=2).transpose(1, 2)
+def _trunk(visual: Any, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n s width"]:
+    """Compute what a ResNet's attention pooling reads: a token for each position."""
+    output = visual.forward_intermediates(images, indices=1, intermediates_only=True)
+    trunk: Tensor = output["image_intermediates"][0]
+    return trunk.flatten(start_dim=2).transpose(1, 2)
+
+
+def _with_mean(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n 1+s width"]:
+    """Put the mean's token before those of the positions, and add their embeddings."""
     tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-    tokens = tokens + pool.positional_embedding.to(tokens.dtype)
+    return tokens + pool.positional_embedding.to(tokens.dtype)
+
+
+def _attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n 1+s d"]:
+    """OpenAI's attention pooling with all positions as queries; the mean's token comes first."""
+    tokens = _with_mean(pool, tokens)
     query, key, value = (
         project(tokens).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
         for project in (pool.q_proj, pool.k_proj, pool.v_proj)
     )
     attended = scaled_dot_product_attention(query, key, value)
     pooled: Tensor = pool.c_proj(attended.transpose(1, 2).flatten(start_dim=2))
+    return pooled
+
+
+def _global_attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n d"]:
+    """OpenAI's attention pooling with the mean's token as the only query.
+
+    For a single query, the projections of keys and values are applied to what is compared with
+    the positions and to what is attended to, once an image in place of once a position: q · (W x)
+    is (Wᵀ q) · x, and the keys' bias adds the same to all positions.
+    """
+    tokens = _with_mean(pool, tokens)
+    query, key, value = (
+        weights.unflatten(0, (pool.num_heads, -1))
+        for weights in (pool.q_proj(tokens[:, 0]).T, pool.k_proj.weight, pool.v_proj.weight)
+    )
+    sought = query.permute(0, 2, 1) @ key  # [heads, n, width]
+    affinity = sought.transpose(0, 1) @ tokens.mT / math.sqrt(key.shape[1])
+    attended = affinity.softmax(dim=-1) @ tokens  # [n, heads, width]
+    joined = (attended.transpose(0, 1) @ value.mT).transpose(0, 1).flatten(start_dim=1)
+    pooled: Tensor = pool.c_proj(joined + pool.v_proj.bias)
     return pooled
 
 

@@ -52,6 +52,7 @@ class Rows:
 class PrecomputedFeatures:
     """A folder in the public format; each split is read and checked when it is asked for."""
 
+    precision: str | None = None
     views: int | None = None
 
     def __init__(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.features import skipped
 from src.features.clip import FrozenClip
 from src.features.datamodule import Features
+from src.features.precision import FLOAT32, resolve
 from src.features.store import FeatureEntry, FeatureStore
 from src.features.text_tower import TextTower
 from src.features.views import Augmentation, View
@@ -27,7 +28,6 @@ from src.features.weights import weights_id
 log = logging.getLogger(__name__)
 
 BATCHES_PER_SHARD = 4
-FULL_PRECISION = "32-true"
 GLOBAL = ("global",)
 SPATIAL = ("global", "spatial")
 
@@ -41,6 +41,10 @@ class FeatureSource(Protocol):
     @property
     def skipped_images(self) -> Mapping[str, str]:
         """Say which images were left out of what was given so far, by path, and why."""
+
+    @property
+    def precision(self) -> str | None:
+        """Lightning's name of the precision of the features; None if they were brought along."""
 
     @property
     def views(self) -> int | None:
@@ -109,7 +113,7 @@ class ImageFeatures:
             backbone: the backbone's name, shown by the store.
             architecture: open_clip's name, or `local-dir:` and a folder.
             pretrained: open_clip's tag, a checkpoint file, or None.
-            precision: Lightning's name of the precision CLIP computes in.
+            precision: Lightning's name of the precision CLIP computes in, or `auto`.
             batch_size: images per forward pass.
             store: where features are kept.
             trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
@@ -118,10 +122,15 @@ class ImageFeatures:
         self.class_names = dataset.class_names
         self._name, self._dataset, self._prompts = name, dataset, prompts
         self._backbone, self._architecture, self._pretrained = backbone, architecture, pretrained
-        self._precision, self._batch_size = precision, batch_size
+        self._asked_precision, self._batch_size = precision, batch_size
         self._store, self._trainer = store, trainer
         self._skip_damaged = skip_damaged
         self.skipped_images: dict[str, str] = {}
+
+    @cached_property
+    def precision(self) -> str:
+        """Lightning's name of the precision that image features are computed in."""
+        return resolve(self._asked_precision, self._trainer)
 
     def text(self) -> tuple[Float[Tensor, "c d"], float]:
         fingerprint = hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
@@ -243,7 +252,7 @@ class ImageFeatures:
                 return
             where = f"{self._name}/{key['split']}"
             log.info("extracting %s: %d %s with %s", where, len(views), self._kind, self._backbone)
-            trainer = partial(self._trainer, precision=self._precision)
+            trainer = partial(self._trainer, precision=self.precision)
             extract(
                 self._dataset,
                 views,
@@ -255,7 +264,7 @@ class ImageFeatures:
                 trainer,
                 self._skip_damaged,
             )
-        if self._precision != FULL_PRECISION:
+        if self.precision != FLOAT32:
             del self._clip  # Lightning converted it in place, and text is encoded in float32
 
     def _existing(self, key: dict[str, Any]) -> FeatureEntry:
@@ -279,7 +288,7 @@ class ImageFeatures:
             "weights": self._weights,
             # open_clip's inference transform is determined by the weights
             "preprocessing": "inference" if augmentation is None else asdict(augmentation),
-            "precision": self._precision,
+            "precision": self.precision,
             "features": list(features),
         }
 

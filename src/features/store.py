@@ -12,8 +12,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from src.features.shards import (
 from src.files import write_json
 
 MANIFEST = "manifest.json"
+AT_ONCE = 2
+"""Shards that are written at a time."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,8 @@ class FeatureEntry:
 class EntryWriter:
     """Writes the missing shards of an entry, from one process or from every rank of a job.
 
+    The disk works behind: while one shard waits for it, the next one's checksum is computed.
+
     Attributes:
         pending: indices of the shards that were missing when writing began.
     """
@@ -111,19 +116,36 @@ class EntryWriter:
     rows_per_shard: int
     made_by: Mapping[str, str]
     pending: list[int]
+    disk: Executor
+    begun: list[Future[None]] = field(default_factory=list)
 
     def rows_of(self, shard: int) -> range:
         """Return the rows that a shard holds: `rows_per_shard` of them, fewer in the last."""
         return shard_rows(shard, self.rows, self.rows_per_shard)
 
     def write(self, shard: int, tensors: Mapping[str, Shaped[Tensor, "rows ..."]]) -> None:
-        """Write one shard, atomically, in the dtypes given.
+        """Begin to write one shard, atomically, in the dtypes given; do not change `tensors` then.
 
         Raises:
             ValueError: a tensor does not have one row for each of `rows_of(shard)`.
+            OSError: a shard before it could not be written.
+        """
+        path, rows = self.path / shard_name(shard), self.rows_of(shard)
+        for name, tensor in tensors.items():
+            if len(tensor) != len(rows):
+                raise ValueError(f"{name} has {len(tensor)} rows, {path.name} {len(rows)}")
+        if len(self.begun) == AT_ONCE:
+            self.begun.pop(0).result()
+        self.begun.append(self.disk.submit(write_shard, path, rows, tensors))
+
+    def wait(self) -> None:
+        """Wait until all shards are written that `write` was given.
+
+        Raises:
             OSError: the folder cannot be written or the disk is full.
         """
-        write_shard(self.path / shard_name(shard), self.rows_of(shard), tensors)
+        while self.begun:
+            self.begun.pop(0).result()
 
     def finish(self) -> None:
         """Write the manifest; in a job of several processes, rank 0 alone, after all have written.
@@ -131,7 +153,9 @@ class EntryWriter:
         Raises:
             RuntimeError: a shard was never written.
             ValueError: the shards differ in their tensors.
+            OSError: as `wait`.
         """
+        self.wait()
         shards, tensors = [], None
         for index in range(shard_count(self.rows, self.rows_per_shard)):
             path = self.path / shard_name(index)
@@ -218,12 +242,15 @@ class FeatureStore:
                 rows_per_shard, pending = entry.manifest["rows_per_shard"], []
             else:
                 pending = _pending(folder, rows, rows_per_shard)
-            writer = EntryWriter(folder, key, rows, rows_per_shard, made_by or {}, pending)
-            if leader and not entry:
-                _clean(folder, set(range(shard_count(rows, rows_per_shard))) - set(pending))
-                if not pending:  # interrupted between the last shard and the manifest
-                    writer.finish()
-            yield writer
+            with ThreadPoolExecutor(AT_ONCE) as disk:
+                about = made_by or {}
+                writer = EntryWriter(folder, key, rows, rows_per_shard, about, pending, disk)
+                if leader and not entry:
+                    _clean(folder, set(range(shard_count(rows, rows_per_shard))) - set(pending))
+                    if not pending:  # interrupted between the last shard and the manifest
+                        writer.finish()
+                yield writer
+                writer.wait()
 
     def entries(self) -> list[Path]:
         """List the folders of all entries, complete or not."""

@@ -5,6 +5,8 @@ import os
 import re
 import socket
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,8 +49,21 @@ def _start(save_dir: str, **about: Any) -> Any:
 
     Path(save_dir, "wandb").mkdir(parents=True, exist_ok=True)  # or W&B falls back to /tmp
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline")
-    settings = wandb.Settings(silent=True, console="off")
-    return wandb.init(dir=save_dir, mode=mode, settings=settings, **about)
+    # W&B would read every installed package anew for each run, which takes most of starting one.
+    settings = wandb.Settings(silent=True, console="off", x_save_requirements=False)
+    run = wandb.init(dir=save_dir, mode=mode, settings=settings, **about)
+    if not run.disabled:
+        requirements = Path(run.dir, "requirements.txt")
+        requirements.write_text(_requirements())
+        run.save(requirements, base_path=run.dir, policy="now")
+    return run
+
+
+@cache
+def _requirements() -> str:
+    """List the installed packages as `requirements.txt` does."""
+    packages = [one.metadata for one in distributions()]
+    return "".join(f"{one['Name']}=={one['Version']}\n" for one in packages if one["Name"])
 
 
 def _reachable() -> bool:

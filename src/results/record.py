@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class Result:
     Attributes:
         adapted_on: where prompts, support set and settings come from: `dataset` itself, but for
             what `eval_dataset` names.
+        precision: that CLIP computed the images' features in, by Lightning's name; None for those
+            brought along.
         shots: labelled images per class that the run may have seen; 0 if it saw none.
         selection: how the settings were chosen; `fixed` if there was nothing to choose.
         accuracy: top-1 on the test split.
@@ -47,6 +50,7 @@ class Result:
     dataset: str
     adapted_on: str
     backbone: str
+    precision: str | None
     method: str
     shots: int
     seed: int
@@ -90,14 +94,16 @@ class Result:
             raise UserError(f"{path} is not the result of a run: {error!r}.") from None
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of Python and of the libraries that figures depend on."""
     python = ".".join(map(str, sys.version_info[:3]))
     return {"python": python} | {name: version(name) for name in VERSIONED}
 
 
+@cache
 def git_revision() -> str | None:
-    """Describe the checkout that this code runs from."""
+    """Describe the checkout that this code runs from, as it was when this process first asked."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty"]
     command += ["--exclude", "*"]
     try:

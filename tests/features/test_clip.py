@@ -533,6 +533,7 @@ def test_every_backbone_names_an_architecture_with_the_right_gelu(name: str) -> 
     backbone = yaml.safe_load((ROOT / f"conf/backbone/{name}.yaml").read_text())
     assert list(backbone) == ["name", "architecture", "pretrained", "precision", "batch_size"]
     assert backbone["name"] == name
+    assert backbone["precision"] == ("auto" if name in OPENAI_BACKBONES else "32-true")
     if name in OPENAI_BACKBONES:
         gelu = open_clip.get_model_config(backbone["architecture"])["quick_gelu"]
         tag = open_clip.get_pretrained_cfg(backbone["architecture"], backbone["pretrained"])

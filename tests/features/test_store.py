@@ -196,11 +196,12 @@ fill(FeatureStore(Path(sys.argv[1])))
 def test_a_killed_run_is_continued_to_the_same_bytes(store, tmp_path, kill):
     assert python(kill, store.root).wait() == -signal.SIGKILL
     hidden = [name for name in files(store) if name.startswith(".")]
-    assert len(hidden) == (kill is KILL_WITHIN)
-    assert [path.name[6:11] for path in shards(store)] == ["00000", "00001"]
+    assert hidden or kill is KILL_BETWEEN
+    done = [int(path.name[6:11]) for path in shards(store)]
+    assert set(done) <= {0, 1}  # two are written at a time
     assert store.open(KEY) is None
 
-    assert fill(store) == [2, 3]
+    assert fill(store) == [shard for shard in range(4) if shard not in done]
     undisturbed = FeatureStore(tmp_path / "undisturbed")
     fill(undisturbed)
     found, expected = files(store), files(undisturbed)
@@ -345,6 +346,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing_behind(store):
         try:
             with pytest.raises(OSError, match="too large"):
                 writer.write(0, {"global": torch.zeros(1, 10_000)})
+                writer.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files(store) == {}

@@ -8,7 +8,8 @@ from src.results.record import Result
 from src.results.table import show
 
 RESULT = Result(
-    dataset="digits", adapted_on="digits", backbone="tiny", method="calip", shots=0, seed=0,
+    dataset="digits", adapted_on="digits", backbone="tiny", precision="32-true", method="calip",
+    shots=0, seed=0,
     selection="val", accuracy=81.5, mean_class_accuracy=80.25, ece=0.1, validation_accuracy=82.0,
     hyperparameters={"beta2": 1.0}, selected_on_test=False, n_test=720, skipped_images=0,
     n_classes=10, trainable_parameters=0, epochs=0, timings_s={"test": 0.1}, threads=1,

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from src.features.folding import fold_batch_norm
+
+IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def resnet():
+    torch.manual_seed(0)
+    visual = ModifiedResNet(layers=[1, 2, 1, 1], output_dim=24, heads=4, image_size=64, width=8)
+    for module in visual.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.momentum = None
+    visual(IMAGES)  # so that the running statistics are those of some images
+    return visual.eval().requires_grad_(False)
+
+
+def test_a_folded_resnet_has_the_same_features_and_no_batch_norm(resnet):
+    plain = resnet(IMAGES)
+    fold_batch_norm(resnet)
+    assert not [module for module in resnet.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not [weights for weights in resnet.parameters() if weights.requires_grad]
+    torch.testing.assert_close(resnet(IMAGES), plain, rtol=1e-4, atol=1e-5)
+    assert torch.pdist(plain).min() > 1e-2  # or images could not be told apart
+
+
+def test_what_is_folded_already_stays(resnet):
+    fold_batch_norm(resnet)
+    before = {name: weights.clone() for name, weights in resnet.state_dict().items()}
+    fold_batch_norm(resnet)
+    after = resnet.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_vision_transformer_stays():
+    visual = VisionTransformer(32, 8, 32, 1, 2, 2.0)
+    before = {name: weights.clone() for name, weights in visual.state_dict().items()}
+    fold_batch_norm(visual)
+    assert all(map(torch.equal, before.values(), visual.state_dict().values()))

@@ -1,0 +1,25 @@
+from importlib.metadata import version
+
+import pytest
+
+from src.results.loggers import wandb_logger
+
+
+def test_each_run_of_a_process_keeps_the_list_of_installed_packages(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        wandb_logger("project", "group", [], str(folder)).experiment.finish()
+        (run,) = folder.glob("wandb/offline-run-*")
+        packages = (run / "files/requirements.txt").read_text().splitlines()
+        assert f"torch=={version('torch')}" in packages
+        (records,) = run.glob("run-*.wandb")
+        assert b"requirements.txt" in records.read_bytes(), "wandb sync would not upload it"
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_wandb_obeys_its_own_switch(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    run = wandb_logger("project", "group", [], str(tmp_path)).experiment
+    assert run.disabled == (mode == "disabled")
+    run.finish()
+    assert bool(list(tmp_path.glob("wandb/offline-run-*"))) == (mode == "offline")
