@@ -4,6 +4,8 @@ from pathlib import Path
 import hydra
 import numpy as np
 from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from src.data import digits
 
@@ -17,6 +19,21 @@ def test_pixels_are_white_on_black_bytes():
     assert dataset.pixels.dtype == np.uint8
     assert (dataset.pixels.min(), dataset.pixels.max()) == (0, 255)
     assert dataset.load(dataset.splits["test"][0]).mode == "RGB"
+
+
+def test_images_labels_and_split_are_scikit_learns():
+    dataset, published = digits.read(), load_digits()
+    np.testing.assert_array_equal(dataset.pixels, np.round(published.images * 255 / 16))
+    assert dataset.class_names == [str(name) for name in published.target_names]
+    train, rest = train_test_split(
+        range(1797), train_size=0.4, stratify=published.target, random_state=0
+    )
+    val, test = train_test_split(
+        rest, train_size=1 / 3, stratify=published.target[rest], random_state=0
+    )
+    for name, rows in (("train", train), ("val", val), ("test", test)):
+        expected = [(str(row), published.target[row]) for row in sorted(rows)]
+        assert [(item.key, item.label) for item in dataset.splits[name]] == expected
 
 
 def test_splits_partition_the_images_40_20_40():
