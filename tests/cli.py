@@ -66,6 +66,7 @@ def _be_command(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    atexit._clear()  # what this process was forked with is not its own to clean up
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
