@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests import cli, replica
-from tests.cli import below, calipers, jobs, refused, start
+from tests.cli import below, calipers, finish, jobs, refused, start
 
 TOO_HIGH = "1e30"
 """A learning rate that makes the loss NaN."""
@@ -107,7 +107,7 @@ def test_the_screen_says_how_far_the_sweep_is(undisturbed):
 @pytest.mark.slow
 def test_joblib_shares_the_sweep_out_and_the_cores(undisturbed, tmp_path, monkeypatch):
     monkeypatch.delitem(cli.ENVIRONMENT, "OMP_NUM_THREADS")
-    done = calipers(tmp_path, *SWEEP, "hydra/launcher=joblib")
+    done = finish(start("src.run", *SWEEP, *below(tmp_path), "hydra/launcher=joblib"))
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path) == ["finished"] * 6
     assert accuracies(tmp_path) == pytest.approx(accuracies(undisturbed[0]))
