@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
 from src.heads.calip import Calip
 from src.selection import Range, Search
@@ -92,6 +93,13 @@ def figures() -> Iterator[Figure]:
         f"{plain:,.0f} s (from {SAMPLED_CELLS} cells of {cells:,})",
         plain / turns.median("ours"),
         100.0,
+        # Two products with the text for every position, and the two logits of a line read for
+        # every beta3.
+        limit=machine.share(
+            turns.median("ours"),
+            operations=4 * IMAGES * POSITIONS * DIMENSIONS * CLASSES,
+            moved=2 * 4 * IMAGES * CLASSES * BETA3.steps,
+        ),
     )
     blended = first.median("attention") + whole.median("blending")
     yield Figure(

@@ -47,3 +47,17 @@ def memory_bandwidth() -> float:
     source = torch.zeros(GIB, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * GIB / best_of(lambda: target.copy_(source))
+
+
+def share(seconds: float, operations: float, moved: float = 0) -> str:
+    """Say which share of `seconds` the machine would need for the least that has to be done.
+
+    Args:
+        seconds: measured.
+        operations: floating-point operations of float32 matrix products.
+        moved: bytes to be read or written.
+    """
+    least, what = operations / matrix_product_rate(torch.float32), "its matrix products"
+    if moved:
+        least, what = least + moved / memory_bandwidth(), f"{what} and memory"
+    return f"{least / seconds:.0%} of what {what} allow"

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
 from src.features.projection import DISTANCE, NEAR, RESOLUTION, depth_maps, rotations
 
@@ -77,6 +78,11 @@ def figures() -> Iterator[Figure]:
         points=lambda: loop_over_points(points[:SAMPLE], VIEWS),
     )
     rate = f"{CLOUDS / turns.median('ours'):,.0f} clouds/s"
+    limit = machine.share(
+        turns.median("ours"),
+        operations=2 * CLOUDS * VIEWS * POINTS * 9,
+        moved=4 * CLOUDS * (3 * POINTS + VIEWS * RESOLUTION**2),  # points in, depth maps out
+    )
     for way, clouds, target in (("views", CLOUDS, 1.5), ("points", SAMPLE, 20.0)):
         yield Figure(
             f"depth maps of {POINTS:,} points, {VIEWS} views, beside a loop over {way}",
@@ -84,4 +90,5 @@ def figures() -> Iterator[Figure]:
             f"{clouds / turns.median(way):,.1f} clouds/s",
             turns.ratio(way) * CLOUDS / clouds,
             target,
+            limit=limit,
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
@@ -86,6 +87,12 @@ def figures() -> Iterator[Figure]:
         f"{plain:,.0f} s (from {SAMPLED_CELLS} cells of {cells:,})",
         turns.ratio("plain") * cells / SAMPLED_CELLS,
         100.0,
+        # The affinities, and each of them read for every beta.
+        limit=machine.share(
+            turns.median("ours"),
+            operations=2 * IMAGES * len(keys) * DIMENSIONS,
+            moved=4 * IMAGES * len(keys) * BETA.steps,
+        ),
     )
     found = turns.results["ours"]
     yield Figure(

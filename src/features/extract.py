@@ -16,7 +16,7 @@ from src.data.images import DamagedImageError, ImageDataset
 from src.errors import UserError
 from src.features import skipped
 from src.features.clip import FrozenClip
-from src.features.folding import fold_batch_norm
+from src.features.folding import fold
 from src.features.store import EntryWriter
 from src.features.views import Augmentation, View, ViewTransform
 
@@ -117,7 +117,7 @@ class Encoder(LightningModule):
 
     def __init__(self, clip: FrozenClip, spatial: bool) -> None:
         super().__init__()
-        fold_batch_norm(clip.model.visual)
+        fold(clip.model.visual)
         self.clip, self.spatial = clip, spatial
 
     def setup(self, stage: str) -> None:

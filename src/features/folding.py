@@ -1,32 +1,53 @@
-"""Batch normalisation folded into the convolutions before it: a third of RN50's layers less."""
+"""Image towers with fewer passes: what is constant at inference goes into the weights before it."""
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+QUICK_GELU_SCALE = 1.702
+"""Of OpenAI's activation, x · sigmoid(1.702 x)."""
 
-def fold_batch_norm(visual: nn.Module) -> None:
-    """Fold the batch normalisations of a ResNet of OpenAI's kind, in place.
 
-    In evaluation mode they map each channel by a constant factor and offset, which the convolution
-    before can do as well. Features stay the same but for rounding. Towers of other kinds, and what
-    is folded already, are left alone.
+def fold(visual: nn.Module) -> None:
+    """Fold the batch normalisations of OpenAI's ResNets and the activations of its ViTs, in place.
+
+    In evaluation mode a batch normalisation maps each channel by a constant factor and offset,
+    which the convolution before can do as well: a third of RN50's layers less. QuickGELU(x) is
+    SiLU(1.702 x) / 1.702, and the layers around it can do the factors: one pass, in place, instead
+    of three. Features stay the same but for rounding. Towers of other kinds, and what is folded
+    already, are left alone.
 
     Args:
-        visual: the image tower, in evaluation mode and in float32: in bfloat16, rounding would
-            strike the factors too.
+        visual: the image tower, in evaluation mode, without gradients and in float32: in bfloat16,
+            rounding would strike the factors too.
     """
     from open_clip.modified_resnet import Bottleneck, ModifiedResNet
+    from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
     for module in list(visual.modules()):
         if isinstance(module, ModifiedResNet | Bottleneck):
             for number in (1, 2, 3):
-                _fold(module, f"conv{number}", f"bn{number}")
+                _fold_batch_norm(module, f"conv{number}", f"bn{number}")
             if getattr(module, "downsample", None) is not None:
-                _fold(module.downsample, "0", "1")
+                _fold_batch_norm(module.downsample, "0", "1")
+        elif isinstance(module, ResidualAttentionBlock) and isinstance(module.mlp.gelu, QuickGELU):
+            _fold_quick_gelu(module.mlp)
 
 
-def _fold(parent: nn.Module, convolution: str, normalisation: str) -> None:
+def _fold_batch_norm(parent: nn.Module, convolution: str, normalisation: str) -> None:
     batch_norm = getattr(parent, normalisation)
     if isinstance(batch_norm, nn.BatchNorm2d):
         setattr(parent, convolution, fuse_conv_bn_eval(getattr(parent, convolution), batch_norm))
         setattr(parent, normalisation, nn.Identity())
+
+
+@torch.no_grad()
+def _fold_quick_gelu(mlp: nn.Sequential) -> None:
+    """Rewrite `c_proj(QuickGELU(c_fc(x)))` as `c_proj(SiLU(c_fc(x)))` with other weights."""
+    before, after = mlp.get_submodule("c_fc"), mlp.get_submodule("c_proj")
+    assert isinstance(before, nn.Linear)
+    assert isinstance(after, nn.Linear)
+    before.weight.mul_(QUICK_GELU_SCALE)
+    before.bias.mul_(QUICK_GELU_SCALE)
+    after.weight.div_(QUICK_GELU_SCALE)
+    mlp.register_module("gelu", nn.SiLU(inplace=True))

@@ -89,12 +89,13 @@ class TipAdapter(nn.Module):
         """Compute CLIP's logits and `K fᵀ - 1`: a key is a row, so that votes are added by rows."""
         global_features = F.normalize(global_features, dim=-1)
         clip = self.logit_scale * global_features @ self.text.T
-        return clip, self.keys @ global_features.T - 1
+        return clip, (self.keys @ global_features.T).sub_(1)
 
     def _votes(self, nearness: Float[Tensor, "n_s n"], beta: float) -> Float[Tensor, "n c"]:
-        # The product with the one-hot V, without its n_s · c · n multiplications by 0.
+        # The product with the one-hot V, without its n_s · c · n multiplications by 0. In place:
+        # at ImageNet's size, memory that is asked for anew takes longer than the arithmetic.
         votes = nearness.new_zeros(len(self.text), nearness.shape[1])
-        return votes.index_add(0, self.label, (beta * nearness).exp()).T
+        return votes.index_add_(0, self.label, (beta * nearness).exp_()).T
 
 
 def _merge(
