@@ -85,7 +85,7 @@ def plot(curves: dict[str, tuple[list[int], list[float]]]) -> None:
     ):
         axes.plot(sizes, seconds, marker="o")
         axes.set(xlabel=name, ylabel="scoring, s", xlim=(0, None), ylim=(0, None))
-    canvas.savefig(PLOT)
+    canvas.savefig(PLOT, metadata={"Date": None})
 
 
 def figures() -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from src.config import build, compose
 from src.data.images import ImageDataset
-from src.data.prompts import listing
+from src.data.texts import listing
 from src.errors import UserError
 
 if TYPE_CHECKING:

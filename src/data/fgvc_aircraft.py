@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from src.data.images import ImageFiles, Item
+from src.data.texts import read_lines
 from src.errors import UserError
 
 SPLITS = ("train", "val", "test")
+
+_REMEDY = "Move its folder away and fetch it anew by `python -m src.prepare dataset=fgvc_aircraft`."
 
 
 def read(root: str) -> ImageFiles:
@@ -26,7 +29,7 @@ def read(root: str) -> ImageFiles:
             f"the dataset folder {root} is missing. Set paths.data (or DATA_ROOT) to the folder "
             "that holds it, or fetch it by `python -m src.prepare dataset=fgvc_aircraft`."
         )
-    names = _lines(folder / "variants.txt")
+    names = read_lines(folder / "variants.txt", _REMEDY)
     labels = {name: label for label, name in enumerate(names)}
     if len(labels) < len(names):
         raise UserError(f"{folder / 'variants.txt'} names a variant twice. Fetch it anew.")
@@ -36,7 +39,7 @@ def read(root: str) -> ImageFiles:
 
 def _items(path: Path, labels: dict[str, int]) -> list[Item]:
     items = []
-    for line in _lines(path):
+    for line in read_lines(path, _REMEDY):
         number, _, variant = line.partition(" ")
         if not number.isdigit() or variant not in labels:
             raise UserError(
@@ -45,19 +48,3 @@ def _items(path: Path, labels: dict[str, int]) -> list[Item]:
             )
         items.append(Item(f"{number}.jpg", labels[variant]))
     return items
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(
-            f"the file {path} is missing. Move {path.parent} away and fetch it anew by "
-            "`python -m src.prepare dataset=fgvc_aircraft`."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"the file {path} is not text: {error}. Fetch it anew.") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise UserError(f"the file {path} is empty. Fetch it anew.")
-    return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from src.data.images import Item
 from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
+from src.data.texts import read_lines
 from src.errors import UserError
 
 _REMEDY = "Move its folder away and fetch it anew by `python -m src.prepare dataset=modelnet40`."
@@ -35,7 +36,7 @@ def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clo
             f"the dataset folder {root} is missing. Set paths.data (or DATA_ROOT) to the folder "
             "that holds it, or fetch it by `python -m src.prepare dataset=modelnet40`."
         )
-    names = _lines(folder / "shape_names.txt")
+    names = read_lines(folder / "shape_names.txt", _REMEDY)
     kept = names if classes is None else classes
     for name in kept:
         if name not in names:
@@ -54,17 +55,4 @@ def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clo
 
 
 def _files(path: Path) -> list[str]:
-    return [Path(line).name for line in _lines(path)]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"the file {path} is missing. {_REMEDY}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"the file {path} is not text: {error}. {_REMEDY}") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise UserError(f"the file {path} is empty. {_REMEDY}")
-    return lines
+    return [Path(line).name for line in read_lines(path, _REMEDY)]

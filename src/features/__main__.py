@@ -10,8 +10,9 @@ from rich.table import Table
 
 from src.config import run_command
 from src.errors import UserError
+from src.features.entry import read_manifest, verify
 from src.features.shards import DamageError
-from src.features.store import FeatureStore, read_manifest, remove, verify
+from src.features.store import FeatureStore, remove
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from src.errors import UserError
 from src.features import skipped
 from src.features.clip import FrozenClip
 from src.features.folding import fold
-from src.features.store import EntryWriter
 from src.features.views import Augmentation, View, ViewTransform
+from src.features.writer import EntryWriter
 
 
 class ImageBatches(Dataset[dict[str, Any] | UserError]):

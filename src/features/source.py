@@ -19,8 +19,9 @@ from src.errors import UserError
 from src.features import skipped
 from src.features.clip import FrozenClip
 from src.features.datamodule import Features
+from src.features.entry import FeatureEntry
 from src.features.precision import FLOAT32, resolve
-from src.features.store import FeatureEntry, FeatureStore
+from src.features.store import FeatureStore
 from src.features.text_tower import TextTower
 from src.features.views import Augmentation, View
 from src.features.weights import weights_id

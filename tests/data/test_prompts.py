@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.prompts import listing, make_prompts, read_prompts
+from src.data.prompts import make_prompts, read_prompts
 from src.errors import UserError
 
 names = st.text(st.characters(exclude_characters="{}_"), max_size=9)
@@ -76,7 +76,3 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "marked.json").write_text(json.dumps({"cat": ["A cat."]}), encoding="utf-8-sig")
     assert read_prompts(str(tmp_path / "marked.json"), ["cat"]) == [["A cat."]]
-
-
-def test_a_listing_is_cut():
-    assert listing(list("abcdefg"), []) == "'a', 'b', 'c', 'd', 'e' and 2 more"

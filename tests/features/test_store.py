@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.features import store as module
-from src.features.store import FeatureStore, verify
+from src.features import entry as entry_module
+from src.features import store as store_module
+from src.features.entry import verify
+from src.features.store import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = {"dataset": "dtd", "split": "test", "backbone": "rn50", "fingerprint": "ab", "view": None}
@@ -253,7 +255,9 @@ def test_the_ranks_of_a_job_write_under_the_lock_of_rank_0(store, monkeypatch, v
     with store.writing(KEY, ROWS, STEP) as leader:
         with monkeypatch.context() as patch:
             patch.setenv(variable, "1")
-            patch.setattr(module, "_locked", lambda folder: pytest.fail("it would wait forever"))
+            patch.setattr(
+                store_module, "_locked", lambda folder: pytest.fail("it would wait forever")
+            )
             with store.writing(KEY, ROWS, STEP) as follower:
                 assert follower.pending == leader.pending
                 for shard in follower.pending[1::2]:
@@ -324,7 +328,7 @@ def test_a_copied_store_is_checked_once_and_stays_valid(store, tmp_path, caplog,
         os.utime(path, ns=(0, 1))
     assert copy.open(KEY) is not None
     assert not caplog.records
-    monkeypatch.setattr(module, "check_shard", lambda *_: pytest.fail("checked twice"))
+    monkeypatch.setattr(entry_module, "check_shard", lambda *_: pytest.fail("checked twice"))
     assert copy.open(KEY) is not None
 
 
@@ -335,7 +339,7 @@ def test_a_copy_that_cannot_be_written_is_read(store, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(module, "write_json", refuse)
+    monkeypatch.setattr(entry_module, "write_json", refuse)
     assert store.open(KEY) is not None
 
 

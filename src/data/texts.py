@@ -1,0 +1,72 @@
+"""Text files that describe datasets, the user's own and published ones, and names in messages."""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Read the lines of a dataset's own text file that are not blank, stripped.
+
+    Args:
+        path: the file.
+        remedy: how to get an intact copy, a sentence for the user.
+
+    Raises:
+        UserError: there is no such file, it is not UTF-8, or it holds nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"the file {path} is missing. {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file {path} is not text: {error}. {remedy}") from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise UserError(f"the file {path} is empty. {remedy}")
+    return lines
+
+
+def read_text(path: Path, key: str) -> str:
+    """Read a text file of the user's; `key` is the setting that names it.
+
+    Raises:
+        UserError: there is no such file, or it is not UTF-8 (a byte-order mark is skipped).
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read {path}: {why}. Set {key} to a text file in UTF-8.") from None
+
+
+def read_json_object(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON object of the user's; `key` is the setting that names it.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(read_text(path, key))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}. Mend it, or change {key}.") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} must hold a JSON object, {{class: ...}}: mend it, or change {key}."
+        )
+    return content
+
+
+def listing(names: Sequence[str], known: Iterable[str], most: int = 5) -> str:
+    """Name up to `most` of `names`, each with the nearest of `known` where one is near."""
+    known = list(known)
+    shown = []
+    for name in names[:most]:
+        near = difflib.get_close_matches(name, known, n=1)
+        shown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown) + rest

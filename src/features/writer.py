@@ -1,0 +1,137 @@
+"""Writing an entry of the feature store, shard by shard; the manifest comes last."""
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from safetensors import safe_open
+from torch import Tensor
+
+from src.features.entry import MANIFEST, status
+from src.features.shards import (
+    FORMAT,
+    DamageError,
+    check_shard,
+    describe,
+    shard_count,
+    shard_name,
+    shard_rows,
+    write_shard,
+)
+from src.files import write_json
+
+AT_ONCE = 2
+"""Shards that are written at a time."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EntryWriter:
+    """Writes the missing shards of an entry, from one process or from every rank of a job.
+
+    The disk works behind: while one shard waits for it, the next one's checksum is computed.
+
+    Attributes:
+        pending: indices of the shards that were missing when writing began.
+    """
+
+    path: Path
+    key: Mapping[str, Any]
+    rows: int
+    rows_per_shard: int
+    made_by: Mapping[str, str]
+    pending: list[int]
+    disk: Executor
+    begun: list[Future[None]] = field(default_factory=list)
+
+    def rows_of(self, shard: int) -> range:
+        """Return the rows that a shard holds: `rows_per_shard` of them, fewer in the last."""
+        return shard_rows(shard, self.rows, self.rows_per_shard)
+
+    def write(self, shard: int, tensors: Mapping[str, Shaped[Tensor, "rows ..."]]) -> None:
+        """Begin to write one shard, atomically, in the dtypes given; do not change `tensors` then.
+
+        Raises:
+            ValueError: a tensor does not have one row for each of `rows_of(shard)`.
+            OSError: a shard before it could not be written.
+        """
+        path, rows = self.path / shard_name(shard), self.rows_of(shard)
+        for name, tensor in tensors.items():
+            if len(tensor) != len(rows):
+                raise ValueError(f"{name} has {len(tensor)} rows, {path.name} {len(rows)}")
+        if len(self.begun) == AT_ONCE:
+            self.begun.pop(0).result()
+        self.begun.append(self.disk.submit(write_shard, path, rows, tensors))
+
+    def wait(self) -> None:
+        """Wait until all shards are written that `write` was given.
+
+        Raises:
+            OSError: the folder cannot be written or the disk is full.
+        """
+        while self.begun:
+            self.begun.pop(0).result()
+
+    def finish(self) -> None:
+        """Write the manifest; in a job of several processes, rank 0 alone, after all have written.
+
+        Raises:
+            RuntimeError: a shard was never written.
+            ValueError: the shards differ in their tensors.
+            OSError: as `wait`.
+        """
+        self.wait()
+        shards, tensors = [], None
+        for index in range(shard_count(self.rows, self.rows_per_shard)):
+            path = self.path / shard_name(index)
+            if not path.exists():
+                raise RuntimeError(f"{path} was never written")
+            with safe_open(path, framework="pt") as shard:
+                metadata = shard.metadata()
+                found = {name: describe(shard.get_tensor(name)) for name in shard.keys()}  # noqa: SIM118
+            if tensors not in (None, found):
+                raise ValueError(f"{path} holds {found}, the shards before it {tensors}")
+            tensors = found
+            shards.append({"file": path.name, "sha256": metadata["sha256"], **status(path)})
+        write_json(
+            self.path / MANIFEST,
+            {
+                "format": FORMAT,
+                "key": dict(self.key),
+                "rows": self.rows,
+                "rows_per_shard": self.rows_per_shard,
+                "tensors": tensors,
+                "shards": shards,
+                "made_by": {"torch": str(torch.__version__), **self.made_by},
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+
+
+def find_pending(folder: Path, rows: int, rows_per_shard: int) -> list[int]:
+    """List the shards of an entry that are not soundly on disk."""
+    pending = []
+    for index in range(shard_count(rows, rows_per_shard)):
+        path = folder / shard_name(index)
+        try:
+            check_shard(path, shard_rows(index, rows, rows_per_shard))
+        except DamageError as damage:
+            pending.append(index)
+            if path.exists():
+                logger.info("%s; making it again", damage)
+    return pending
+
+
+def clean(folder: Path, keep: set[int]) -> None:
+    """Remove all but the shards to keep: damaged ones, a stale manifest, temporary files."""
+    names = {shard_name(index) for index in keep}
+    for path in folder.glob("*"):
+        if path.name not in names:
+            path.unlink()
