@@ -14,6 +14,7 @@ from torch import nn
 from src.config import build
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
+from src.data.texts import listing
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
@@ -62,7 +63,12 @@ def make_features(
 def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list[str]]:
     """Take the prompts of each class's own, where a file of them is given, or the templates."""
     if cfg.dataset.prompts is not None:
-        return read_prompts(cfg.dataset.prompts, class_names)
+        return read_prompts(str(cfg.dataset.prompts), class_names)
+    if not isinstance(cfg.dataset.templates, ListConfig):
+        raise UserError(
+            f"dataset.templates={cfg.dataset.templates} is not a list: write "
+            "'dataset.templates=[\"a photo of a {}.\"]'."
+        )
     return make_prompts(class_names, list(cfg.dataset.templates))
 
 
@@ -84,6 +90,8 @@ def make_support(cfg: DictConfig, source: FeatureSource) -> Support | None:
     """
     head_class: Any = get_class(cfg.method.head._target_)
     _check_views(cfg, head_class, source.views)
+    if source.views is not None:
+        _view_weights(cfg, source.views)
     settings = cfg.method.support
     if settings is None:
         return None
@@ -91,7 +99,10 @@ def make_support(cfg: DictConfig, source: FeatureSource) -> Support | None:
     if settings.views is not None:
         augmentation = Augmentation(settings.views, settings.min_scale, settings.horizontal_flip)
     spatial = "spatial" in head_class.inputs
-    return Support(*source.support(cfg.shots, cfg.seed, spatial, augmentation))
+    support = Support(*source.support(cfg.shots, cfg.seed, spatial, augmentation))
+    if hasattr(head_class, "prepare"):
+        _check_classes(support, source)
+    return support
 
 
 def make_head(cfg: DictConfig, source: FeatureSource, support: Support | None) -> nn.Module:
@@ -154,6 +165,18 @@ def make_method(cfg: DictConfig, head: nn.Module, n_classes: int) -> Method:
         searches=searches,
     )
     return method
+
+
+def _check_classes(support: Support, source: FeatureSource) -> None:
+    """Refuse a support set that lacks a class; heads that keep it would, but know no names."""
+    present = set(support.label.tolist())
+    lacking = [name for label, name in enumerate(source.class_names) if label not in present]
+    if lacking:
+        why = f" ({len(source.skipped_images)} are skipped)" if source.skipped_images else ""
+        raise UserError(
+            f"the support set has no image of {listing(lacking, ())}: add training images that can "
+            f"be decoded{why}, or remove the class."
+        )
 
 
 def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> None:

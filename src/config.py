@@ -17,12 +17,17 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from src.errors import UserError
+from src.errors import UserError, require_integer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "conf"
@@ -83,14 +88,20 @@ def validate(cfg: DictConfig) -> None:
     """Check what every command needs.
 
     Raises:
-        UserError: a mandatory value is missing, `shots` or `seed` is out of range, or
-            `on_bad_image` is neither `stop` nor `skip`.
+        UserError: a mandatory value is missing, a number is out of range, `dataset.name` is no
+            text, or `on_bad_image` is neither `stop` nor `skip`.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key
         raise UserError(f"{key} has no value: give `{key}=...` on the command line.") from None
+    if not isinstance(cfg.dataset.name, str):
+        raise UserError(
+            f"dataset.name={cfg.dataset.name} is not text: quote it, as 'dataset.name=\"mine\"'."
+        )
+    for key in ("batch_size", "backbone.batch_size"):
+        require_integer(key, OmegaConf.select(cfg, key, default=1), least=1)
     if not isinstance(cfg.shots, int) or isinstance(cfg.shots, bool) or cfg.shots < 1:
         raise UserError(f"shots={cfg.shots} is not a number of images per class: give 1 or more.")
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
@@ -127,8 +138,12 @@ def run_command(main: Callable[[], None]) -> None:
     Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with explaining():
-        main()
+    try:
+        with explaining():
+            main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextmanager
@@ -177,6 +192,11 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 def _invalid_override(error: HydraException) -> str:
     message = str(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read {error.override!r}: quote a value with special characters twice, for the "
+            "shell and for Hydra, as 'dataset.templates=[\"a photo of a {}.\"]'."
+        )
     if key := re.search(r"Could not override '([^'@]+)", message):
         known = _keys(OmegaConf.to_container(compose([])))
         # Hydra composes a sweep's first configuration without the swept choices.

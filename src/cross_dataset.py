@@ -12,13 +12,14 @@ from omegaconf.errors import MissingMandatoryValue
 
 from src.config import build, compose
 from src.data.images import ImageDataset
+from src.data.point_clouds import PointClouds
 from src.data.texts import listing
 from src.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
-    from src.features.source import FeatureSource
+    from src.features.datamodule import Features
     from src.methods.base import Method
 
 
@@ -35,15 +36,18 @@ def read_all(cfg: DictConfig, adapted: Any) -> list[EvalDataset]:
     """Read the datasets that `cfg.eval_dataset` names; `adapted` is the one adapted on.
 
     Raises:
-        UserError: a dataset is unusable, needs settings of its own, or has a class that `adapted`
-            does not have; or features were brought along, to which images cannot be compared.
+        UserError: a dataset is unusable, needs settings of its own, has a class that `adapted` does
+            not have, or holds point clouds where that holds images; or features were brought
+            along, to which images cannot be compared.
     """
-    return [_read(name, cfg.paths.data, adapted) for name in cfg.eval_dataset]
+    return [_read(name, cfg.paths.data, adapted) for name in dict.fromkeys(cfg.eval_dataset)]
 
 
 def _read(name: str, data: str, adapted: Any) -> EvalDataset:
     other = compose([f"dataset={name}"])
     other.paths.data = data
+    if isinstance(adapted, PointClouds) and "views" in other.dataset:
+        other.dataset.views = adapted.views
     try:
         OmegaConf.to_container(other.dataset, resolve=True, throw_on_missing=True)
         images = build(other.dataset.reader)
@@ -56,6 +60,11 @@ def _read(name: str, data: str, adapted: Any) -> EvalDataset:
         raise UserError(f"eval_dataset={name}: {error}") from None
     if not hasattr(adapted, "load"):
         raise UserError("eval_dataset needs images, and dataset=precomputed has features only.")
+    if isinstance(images, PointClouds) != isinstance(adapted, PointClouds):
+        raise UserError(
+            f"eval_dataset={name}: what is adapted to images cannot be evaluated on point clouds, "
+            "nor the other way round. Leave it out."
+        )
     return EvalDataset(name, images, find_classes(images, adapted, name))
 
 
@@ -85,13 +94,13 @@ def find_classes(evaluated: ImageDataset, adapted: ImageDataset, name: str) -> l
 
 
 def evaluate(
-    source: "FeatureSource",
+    test: "Features",
     classes: Sequence[int],
     method: "Method",
     batch_size: int,
     trainer: "Trainer",
 ) -> tuple[dict[str, Any], "Method"]:
-    """Test the adapted `method` on the test split of `source`, over `classes` alone.
+    """Test the adapted `method` on the features `test`, over `classes` alone.
 
     Returns:
         What `Method` logs when it is tested and `n_test`, the number of images; and the one that
@@ -103,7 +112,6 @@ def evaluate(
 
     head = Restricted(method.head, method.inputs, classes)
     restricted = Method(head, len(classes), method.keep_predictions)
-    test = source.split("test", "spatial" in method.inputs)
     data = FeatureDataModule(method.inputs, batch_size, test=test)
     (figures,) = trainer.test(restricted, datamodule=data, verbose=False)
     return {**figures, "n_test": len(test)}, restricted

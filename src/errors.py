@@ -7,3 +7,13 @@ class UserError(Exception):
     The message names the file or key and the remedy. Command lines print it alone, without a
     traceback, and exit with code 2; every other exception is a bug and keeps its traceback.
     """
+
+
+def require_integer(setting: str, value: object, least: int) -> None:
+    """Refuse a setting that is not an integer, or less than `least`.
+
+    Raises:
+        UserError: it is not; the message names the setting.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{setting}={value} is not an integer from {least} up: give one.")

@@ -94,9 +94,11 @@ def prepare(dataset: DictConfig) -> None:
             fetch(download, Path(dataset.reader.root))
         except UserError as error:
             failures.append(str(error))
+    missing = _missing_by_hand(dataset)
     if failures:
-        raise UserError("\n  ".join(["these downloads failed:", *failures]))
-    if missing := _missing_by_hand(dataset):
+        instead = [f"Instead of them, {missing}"] if missing else []
+        raise UserError("\n  ".join(["these downloads failed:", *failures, *instead]))
+    if missing:
         raise UserError(missing)
     content: ImageDataset | PointClouds = build(dataset.reader)
     Console().print(_table(dataset.name, content.splits))

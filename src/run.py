@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from src.cross_dataset import EvalDataset
-    from src.features.datamodule import FeatureDataModule
+    from src.features.datamodule import FeatureDataModule, Features
     from src.features.source import FeatureSource
     from src.methods.base import Method
     from src.results.record import Result
@@ -73,6 +73,8 @@ def run(cfg: DictConfig) -> float:
         head = assembly.make_head(cfg, source, support)
         method = assembly.make_method(cfg, head, len(source.class_names))
         data = assembly.make_data(cfg, source, method.inputs, support)
+        # What is wrong with them shows before anything is trained.
+        elsewhere = [_test_features(cfg, other, method) for other in others]
     training = cfg.method.training
     trainer = assembly.make_trainer(
         cfg,
@@ -84,10 +86,13 @@ def run(cfg: DictConfig) -> float:
     with clock("test"):
         figures.update(*trainer.test(method, datamodule=data, verbose=False))
     result = _record(cfg, source, method, data, figures, clock)
-    evaluations = [_evaluate(cfg, other, method, result) for other in others]
     output = Path(cfg.paths.output)
     if training is not None and cfg.ckpt_path is None:
         checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
+    evaluations = [
+        _evaluate(cfg, other, *features, method, result)
+        for other, features in zip(others, elsewhere, strict=True)
+    ]
     attention_images.draw(cfg, dataset, method, data)
     # The run's own result comes last: where it stands, the run is whole.
     _save(output, result, method, source)
@@ -206,18 +211,32 @@ def _record(
     )
 
 
+def _test_features(
+    cfg: DictConfig, other: "EvalDataset", method: "Method"
+) -> tuple["FeatureSource", "Features"]:
+    """Take the test split of a further dataset from the store, or extract it."""
+    from src import assembly
+
+    source = assembly.make_features(cfg, other.name, other.images)
+    return source, source.split("test", "spatial" in method.inputs)
+
+
 def _evaluate(
-    cfg: DictConfig, other: "EvalDataset", method: "Method", result: "Result"
+    cfg: DictConfig,
+    other: "EvalDataset",
+    source: "FeatureSource",
+    test: "Features",
+    method: "Method",
+    result: "Result",
 ) -> "Result":
     """Evaluate on a further dataset; its record is that of the run but for what is found there."""
     from src import assembly
 
     clock = Clock()
     with clock("test"):
-        source = assembly.make_features(cfg, other.name, other.images)
         trainer = assembly.make_trainer(cfg, logger=False, progress=False)
         figures, restricted = cross_dataset.evaluate(
-            source, other.classes, method, cfg.batch_size, trainer
+            test, other.classes, method, cfg.batch_size, trainer
         )
     evaluation = replace(
         result,
@@ -249,10 +268,13 @@ def _save(folder: Path, result: "Result", method: "Method", source: "FeatureSour
     if method.predictions:
         with replacing(folder / "predictions.safetensors") as temporary:
             save_file(method.predictions, temporary)
+    skipped = folder / "skipped_images.txt"
     if source.skipped_images:
         lines = [f"{path}\t{reason}\n" for path, reason in source.skipped_images.items()]
-        with replacing(folder / "skipped_images.txt") as temporary:
+        with replacing(skipped) as temporary:
             temporary.write_text("".join(lines))
+    else:
+        skipped.unlink(missing_ok=True)  # of an earlier run in this folder
     answers: dict[str, Any] = {name: values.numpy() for name, values in method.outcome.items()}
     if method.surface is not None:
         answers |= {"search": method.surface.accuracy, "search_axes": method.surface.axes}

@@ -34,6 +34,12 @@ def test_a_run_goes_on_without_damaged_images_or_stops_even_on_stored_features(t
     assert f"cannot decode the image {in_train}: image file is truncated" in message
     assert "on_bad_image=skip" in message
 
+    replica.dtd(tmp_path / "data")  # intact ones
+    done = calipers(tmp_path, *ARGUMENTS, "on_bad_image=skip")
+    assert done.returncode == 0, done.stderr
+    assert (result(tmp_path)["skipped_images"], result(tmp_path)["n_test"]) == (0, 18)
+    assert not (tmp_path / "output/skipped_images.txt").exists()
+
 
 def test_any_other_answer_is_refused():
     with pytest.raises(UserError, match="on_bad_image=ignore is neither stop nor skip"):

@@ -1,7 +1,19 @@
+import re
+
 import pytest
+from hydra.errors import HydraException
 from hydra.utils import get_class
 
-from src.config import CONFIG_DIR, as_lists, compose, config_hash, explain, validate
+from src.assembly import make_class_prompts
+from src.config import (
+    CONFIG_DIR,
+    as_lists,
+    compose,
+    config_hash,
+    explain,
+    run_command,
+    validate,
+)
 from src.errors import UserError
 
 
@@ -73,6 +85,37 @@ def test_the_config_hash_ignores_what_cannot_change_a_figure():
     assert hashed() == hashed("paths.features=elsewhere", "logger=none", "force=true")
     others = {hashed(f"{change}") for change in ("seed=2", "method.head.beta=2.0", "shots=1")}
     assert len({hashed(), *others}) == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dataset.templates=a photo of a {}."], r"cannot read 'dataset.templates=a .* quote"),
+        (["dataset.name=2024", "paths.output=x"], r"dataset\.name=2024 is not text"),
+        (["batch_size=abc", "paths.output=x"], "batch_size=abc is not an integer from 1"),
+        (["backbone.batch_size=0", "paths.output=x"], r"backbone\.batch_size=0 is not"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(overrides, message):
+    with pytest.raises((UserError, HydraException)) as caught:
+        validate(compose(overrides))
+    assert re.search(message, explain(caught.value))
+
+
+def test_an_interrupted_command_ends_without_a_traceback(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(interrupted)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_templates_that_are_no_list_are_the_users_mistake():
+    cfg = compose(["dataset=dtd", "dataset.templates='{} texture.'"])
+    with pytest.raises(UserError, match=r"dataset\.templates=\{\} texture\. is not a list"):
+        make_class_prompts(cfg, ["a"])
 
 
 def test_several_datasets_are_one_list():

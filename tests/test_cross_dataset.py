@@ -1,6 +1,7 @@
 """`eval_dataset`: adapted on one dataset, evaluated on others in the same run."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,9 +90,32 @@ def test_a_sweep_keeps_them_in_one_job_and_apart_in_the_table(run, tmp_path):
     assert "imagenet → imagenet_r, tiny" in summary
 
 
+def test_a_damaged_image_elsewhere_is_told_before_anything_is_trained(run, tmp_path):
+    shutil.copytree(run[0].parent / "data", tmp_path / "data")
+    image = next((tmp_path / "data/imagenet-adversarial/imagenet-a").glob("*/*.jpg"))
+    image.write_bytes(b"none")
+    done = calipers(
+        tmp_path, "method=tip_adapter_f", "dataset=imagenet", "eval_dataset=imagenet_a",
+        *replica.TINY, "shots=2", "logger=csv",
+    )  # fmt: skip
+    assert f"cannot decode the image {image}" in refused(done)
+    assert not list(tmp_path.glob("output/**/metrics.csv")), "nothing was trained"
+
+
+def test_point_clouds_elsewhere_are_seen_in_as_many_views(tmp_path):
+    done = calipers(
+        tmp_path, "method=zero_shot", "dataset=solids", "dataset.views=10", "eval_dataset=solids",
+        "dataset.per_class={train: 1, val: 1, test: 30}", "logger=none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    own = Result.read(tmp_path / "output/result.json")
+    assert Result.read(tmp_path / "output/eval/solids/result.json").accuracy == own.accuracy
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("solids", "what is adapted to images cannot be evaluated on point clouds"),
         ("imagenet_v9", "there is no dataset called 'imagenet_v9'"),
         ("letters", "eval_dataset=letters has classes that the adapted dataset"),
         ("precomputed", "eval_dataset=precomputed needs settings of its own"),

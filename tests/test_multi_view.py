@@ -169,6 +169,10 @@ def test_the_picture_shows_every_class(tmp_path, monkeypatch, capsys):
     assert "10 classes, 6 views" in capsys.readouterr().out
     with Image.open(path) as image:
         assert image.height > image.width > 600
+    for wrong in (tmp_path / "solids.xyz", tmp_path):
+        monkeypatch.setattr(sys, "argv", ["depth_maps", "dataset=solids", "--output", str(wrong)])
+        with pytest.raises(UserError, match=rf"--output {wrong} is no picture's file"):
+            depth_maps.main()
     monkeypatch.setattr(sys, "argv", ["depth_maps", "dataset=digits"])
     with pytest.raises(UserError, match="dataset=digits holds no point clouds"):
         depth_maps.main()

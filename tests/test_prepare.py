@@ -123,6 +123,18 @@ def test_every_failing_download_is_named_with_its_place(settings, tmp_path):
         assert expected in run.stderr
 
 
+def test_a_failing_mirror_of_a_dead_host_is_named_with_what_to_bring_by_hand(server, tmp_path):
+    url = f"http://127.0.0.1:{server.server_port}/gone.zip"
+    run = prepare(
+        "dataset=stanford_cars", f"paths.data={tmp_path}/data", f"dataset.downloads.0.url={url}"
+    )
+    assert run.returncode == 2
+    assert f"cannot download {url}" in run.stderr
+    assert "Instead of them, these must be put there by hand:" in run.stderr
+    assert f"{tmp_path}/data/stanford_cars/cars_train: its folder of the same name" in run.stderr
+    assert "since Stanford's own host (ai.stanford.edu/~jkrause/cars) is gone" in run.stderr
+
+
 def test_missing_images_are_counted_and_the_first_ten_named(settings, tmp_path):
     prepare(*settings)
     for path in (tmp_path / "data/eurosat/2750/River").iterdir():

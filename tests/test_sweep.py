@@ -56,8 +56,8 @@ def test_failing_jobs_leave_the_others_alone_and_are_what_a_restart_runs(tmp_pat
 
 def test_a_bug_keeps_its_traceback_and_the_sweep_goes_on(tmp_path):
     done = calipers(
-        tmp_path, "-m", "method=zero_shot", "dataset=digits", "logger=none",
-        "batch_size=nonsense,256",
+        tmp_path, "-m", "method=calip", "dataset=digits", "logger=none",
+        "method.head.beta2=nonsense,1",
     )  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" in done.stdout + done.stderr

@@ -1,8 +1,10 @@
 """Unpacking archives from elsewhere without letting them write anywhere else."""
 
+import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from src.errors import UserError
@@ -13,7 +15,21 @@ class UnsafeArchiveError(UserError):
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into a new `folder`, and nowhere else."""
+    """Unpack a zip or tar archive into a new `folder`, and nowhere else.
+
+    Raises:
+        UnsafeArchiveError: a member would end up elsewhere.
+        UserError: it is no archive, or a damaged one.
+    """
+    try:
+        _unpack(archive, folder)
+    except (tarfile.ReadError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise UserError(
+            f"the archive {archive} is damaged: {error}. Use an intact copy, and its checksum."
+        ) from error
+
+
+def _unpack(archive: Path, folder: Path) -> None:
     if tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
             try:

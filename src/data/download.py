@@ -232,7 +232,7 @@ def _transfer_rest(url: str, part: Path) -> None:
         if response.status != 206:
             start = 0
         length = response.headers["Content-Length"]
-        total = start + int(length) if length else None
+        total = start + int(length) if length and length.isdigit() else None
         received = start
         with part.open("ab" if start else "wb") as file, _progress_bar() as progress:
             task = progress.add_task(part.stem, total=total, completed=start)

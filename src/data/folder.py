@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from src.data.images import ImageFiles, Item
 from src.data.texts import listing, read_json_object, read_text
-from src.errors import UserError
+from src.errors import UserError, require_integer
 
 SPLITS = ("train", "val", "test")
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEAST = 3
 """Images of a class that is to be divided: one for each split."""
 
@@ -48,12 +48,13 @@ def read(
     Raises:
         UserError: something is missing or malformed; the message names the folder, file or row.
     """
+    require_integer("dataset.split_seed", split_seed, least=0)
     if csv_file is not None:
-        table = Path(csv_file)
-        root = table.parent if path is None else Path(path)
+        table = Path(str(csv_file))  # the command line makes a number of 2024
+        root = table.parent if path is None else Path(str(path))
         images = _listed(table, root)
     elif path is not None:
-        root = Path(path)
+        root = Path(str(path))
         images = _found(root)
     else:
         raise UserError(
@@ -76,9 +77,12 @@ def read(
         raise UserError(f"{origin} has no test images: there is nothing to measure on.")
     labels = sorted({image.label for image in images})
     number = {label: index for index, label in enumerate(labels)}
+    names = labels if class_names is None else _named(labels, Path(str(class_names)))
+    if len(labels) < 2:
+        raise UserError(f"{origin} has one class, {labels[0]!r}: there must be two or more.")
     return ImageFiles(
         root,
-        labels if class_names is None else _named(labels, Path(class_names)),
+        names,
         {
             split: [Item(image.key, number[image.label]) for image in sorted(some)]
             for split, some in splits.items()
@@ -92,6 +96,12 @@ def _found(root: Path) -> list[_Image]:
     tops: dict[Path, str | None] = {root: None}
     if (root / "test").is_dir():
         tops = {root / split: split for split in SPLITS if (root / split).is_dir()}
+        others = [str(each) for each in _visible(root) if each.is_dir() and each not in tops]
+        if others:
+            raise UserError(
+                f"{root} holds the split test, and {listing(others, ())} beside it: "
+                f"call splits {', '.join(SPLITS)}, and move away what is none."
+            )
     folders = [folder for top in tops for folder in _visible(top) if folder.is_dir()]
     images = [
         _Image(folder.name, file.relative_to(root).as_posix(), tops[folder.parent])
@@ -108,6 +118,11 @@ def _found(root: Path) -> list[_Image]:
             f"{listing([*map(str, empty.values())], ()) or f'any class folder of {root}'}. "
             "dataset.path must hold <class>/<image>, or {train,val,test}/<class>/<image>; remove "
             "folders that are no classes."
+        )
+    if nested := [str(each) for one in folders for each in _visible(one) if each.is_dir()]:
+        raise UserError(
+            "images of a class must lie in its folder itself, and there are folders in it: "
+            f"{listing(nested, ())}. Move their images up, or list them by dataset.csv."
         )
     return images
 
@@ -135,7 +150,7 @@ def _listed(table: Path, root: Path) -> list[_Image]:
                 )
             image = _Image(
                 row["label"].strip(),
-                str(PurePosixPath(row["path"].strip())),
+                _below(root, PurePosixPath(row["path"].strip())),
                 row["split"].strip() if "split" in row else None,
             )
             _check(image, root, where)
@@ -147,12 +162,18 @@ def _listed(table: Path, root: Path) -> list[_Image]:
     return list(images.values())
 
 
+def _below(root: Path, path: PurePosixPath) -> str:
+    """Write a path relative to `root`, if it leads there."""
+    top = root.absolute()
+    return str(path.relative_to(top) if path.is_relative_to(top) else path)
+
+
 def _check(image: _Image, root: Path, where: str) -> None:
     path = PurePosixPath(image.key)
     if path.is_absolute() or ".." in path.parts:
         raise UserError(
-            f"{where}: the path {image.key} leaves {root}. Make it relative to that folder, or "
-            "set dataset.path to one that holds all images."
+            f"{where}: the path {image.key} does not lead into {root}. Set dataset.path to a "
+            "folder that holds all images."
         )
     if not image.label:
         raise UserError(f"{where} has no label: name the class of {image.key}.")

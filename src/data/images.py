@@ -85,7 +85,7 @@ class ImageFiles:
         path = self.root / item.key
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
+                return _as_rgb(image)
         except FileNotFoundError:
             raise missing_image(path) from None
         except UnidentifiedImageError as error:
@@ -97,10 +97,11 @@ class ImageFiles:
             raise DamagedImageError(path, str(error)) from error
 
     def fingerprint(self, items: Sequence[Item]) -> str:
-        """Hash the path, size and label of every item.
+        """Hash the path, size, modification time and label of every item.
 
-        A file replaced by another of exactly the same length goes unnoticed: reading every byte
-        on every run would cost more than the features save.
+        Uncompressed images of one resolution have one size, whatever they show, and reading every
+        byte on every run would cost more than the features save. So a copy without its files'
+        times is another dataset, and its features are extracted anew.
 
         Raises:
             UserError: a file is missing.
@@ -108,11 +109,24 @@ class ImageFiles:
         digest = hashlib.sha256()
         for key, label in items:
             try:
-                size = (self.root / key).stat().st_size
+                file = (self.root / key).stat()
             except (FileNotFoundError, NotADirectoryError):
                 raise missing_image(self.root / key) from None
-            digest.update(f"{key}\0{size}\0{label}\n".encode())
+            digest.update(f"{key}\0{file.st_size}\0{file.st_mtime_ns}\0{label}\n".encode())
         return digest.hexdigest()
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8 bits a channel; Pillow alone would cut greys of 16 bits off at 255.
+
+    Raises:
+        ValueError: the values have no range that is known to be black to white.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its values of 32 bits have no fixed range; convert it to 8 or 16 bits")
+    return image.convert("RGB")
 
 
 def missing_image(path: Path) -> UserError:

@@ -37,18 +37,17 @@ def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clo
             "that holds it, or fetch it by `python -m src.prepare dataset=modelnet40`."
         )
     names = read_lines(folder / "shape_names.txt", _REMEDY)
+    if len(set(names)) < len(names):
+        raise UserError(f"{folder / 'shape_names.txt'} names a class twice. {_REMEDY}")
     kept = names if classes is None else classes
     for name in kept:
         if name not in names:
             raise UserError(f"{folder / 'shape_names.txt'} names no class {name!r}. {_REMEDY}")
     label = {names.index(name): number for number, name in enumerate(kept)}
+    files = {split: _files(folder / f"{split}_files.txt") for split in ("train", "test")}
     published = {
-        split: [
-            Item(item.key, label[item.label])
-            for item in read_rows(folder, _files(folder / f"{split}_files.txt"), names, _REMEDY)
-            if item.label in label
-        ]
-        for split in ("train", "test")
+        split: [Item(item.key, label[item.label]) for item in items if item.label in label]
+        for split, items in read_rows(folder, files, names, _REMEDY).items()
     }
     train, val = hold_out(published["train"], kept)
     return HDF5Clouds(kept, {"train": train, "val": val, "test": published["test"]}, views, folder)

@@ -8,9 +8,9 @@ import hashlib
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,10 @@ class DamagedCloudError(UserError):
         self.where, self.reason = where, reason
 
     def __str__(self) -> str:
-        return f"{self.where} {self.reason}. Replace it by an intact copy."
+        return (
+            f"{self.where} {self.reason}. Replace it by an intact copy; on_bad_image=skip leaves "
+            "out images alone."
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class PointClouds(ABC):
     views: int
 
     def __post_init__(self) -> None:
-        if self.views not in VIEWS:
+        if type(self.views) is not int or self.views not in VIEWS:
             raise UserError(
                 f"dataset.views={self.views}: give 6, PointCLIP's views for zero-shot use, or 10, "
                 "its views for few-shot use."
@@ -80,6 +83,8 @@ class PointClouds(ABC):
         radius = np.linalg.norm(centred, axis=1).max(initial=0)
         if radius == 0:
             raise DamagedCloudError(self._where(item), "is empty: it has no two different points")
+        if not np.isfinite(radius):
+            raise DamagedCloudError(self._where(item), "is too large for floating-point numbers")
         return (centred / radius).astype(np.float32)
 
     @abstractmethod
@@ -102,17 +107,14 @@ class HDF5Clouds(PointClouds):
     root: Path
 
     def fingerprint(self, items: Sequence[Item]) -> str:
-        """Hash the key and label of every item, and the size of its file.
+        """Hash the key and label of every item, and the content of its file.
 
-        A file replaced by another of exactly the same length goes unnoticed, as an image's does.
+        Not its size: uncompressed, other points take the same.
         """
         digest = hashlib.sha256()
-        sizes: dict[str, int] = {}
         for key, label in items:
-            file, _ = _file_and_row(key)
-            if file not in sizes:
-                sizes[file] = (self.root / file).stat().st_size
-            digest.update(f"{key}\0{sizes[file]}\0{label}\n".encode())
+            path = self.root / _file_and_row(key)[0]
+            digest.update(f"{key}\0{_content(path)}\0{label}\n".encode())
         return digest.hexdigest()
 
     def _points(self, item: Item) -> NDArray[np.float32]:
@@ -129,27 +131,27 @@ class HDF5Clouds(PointClouds):
 
 
 def read_rows(
-    root: Path, files: Iterable[str], class_names: Sequence[str], remedy: str
-) -> list[Item]:
+    root: Path, files: Mapping[str, Iterable[str]], class_names: Sequence[str], remedy: str
+) -> dict[str, list[Item]]:
     """List the clouds of HDF5 files: `data` `[N, P, 3]`, floats, and `label` `[N]` or `[N, 1]`.
 
     Args:
         root: the folder that the files lie below.
-        files: their paths below `root`.
+        files: their paths below `root`, by split.
         class_names: the name of each label.
         remedy: how to get an intact copy of the files, a sentence for the user.
 
     Returns:
-        The rows of all files, in their order; labels are indices of `class_names`.
+        The rows of each split's files, in their order; labels are indices of `class_names`.
 
     Raises:
         UserError: a file is missing, is no HDF5, or has other keys, shapes or labels.
     """
     import h5py
 
-    items: list[Item] = []
+    items: dict[str, list[Item]] = {split: [] for split in files}
     first: tuple[str, int] | None = None
-    for file in files:
+    for split, file in [(split, file) for split, some in files.items() for file in some]:
         path = root / file
         try:
             with h5py.File(path, "r", locking=False) as content:
@@ -171,7 +173,7 @@ def read_rows(
                 f"{path} gives row {row} the label {labels[row]}, but the {len(class_names)} "
                 f"classes are 0 to {len(class_names) - 1}. {remedy}"
             )
-        items += [Item(f"{file}:{row}", int(label)) for row, label in enumerate(labels)]
+        items[split] += [Item(f"{file}:{row}", int(label)) for row, label in enumerate(labels)]
     return items
 
 
@@ -192,6 +194,13 @@ def hold_out(train: Sequence[Item], class_names: Sequence[str]) -> tuple[list[It
     return [item for item in train if item not in val], [item for item in train if item in val]
 
 
+@cache
+def _content(path: Path) -> str:
+    """Hash a file's content, once in a process; a sweep of a hundred runs asks for it each time."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 @lru_cache(maxsize=16)
 def _opened(path: Path, process: int) -> "h5py.File":
     """Open a file once in each process, for a handle does not survive a fork.
@@ -210,7 +219,7 @@ def _file_and_row(key: str) -> tuple[str, int]:
 
 def _checked(
     content: "h5py.File", path: Path, remedy: str
-) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+) -> tuple[tuple[int, ...], NDArray[np.integer]]:
     """Give the shape of `data` and the labels `[N]`."""
     import h5py
 
@@ -232,4 +241,4 @@ def _checked(
             f"{path}: label must be {shape[0]:,} integers, not {len(labels):,} {labels.dtype}. "
             f"{remedy}"
         )
-    return shape, labels.astype(np.int64)
+    return shape, labels

@@ -16,7 +16,7 @@ def make_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[l
     """
     if not templates:
         raise UserError("there is no prompt template: give at least one, as 'a photo of a {}.'")
-    for template in templates:
+    for template in map(str, templates):
         if template.count("{}") != 1:
             raise UserError(
                 f"the prompt template {template!r} must hold {{}} exactly once: it is where the "
@@ -31,29 +31,32 @@ def make_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[l
 def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
     """Read prompts of each class's own: JSON, `{class name: [prompt, ...]}`.
 
-    The form in which CuPL (Pratt et al., ICCV 2023) published its prompts. A class name is found
-    with its underscores as they are or as spaces.
+    The form in which CuPL (Pratt et al., ICCV 2023) published its prompts. A class is found by its
+    name or, failing that, by the only name that differs from it in nothing but upper case and in
+    underscores for spaces. Prompts of further classes are left alone: a file for all of ImageNet
+    serves a dataset of some of its classes.
 
     Returns:
         One prompt or more for every class, in the order of `class_names`.
 
     Raises:
-        UserError: the file cannot be read, a class has no prompts, or prompts have no class.
+        UserError: the file cannot be read, or a class has no prompts.
     """
     content = read_json_object(Path(path), "dataset.prompts")
-    keys = [name if name in content else name.replace("_", " ") for name in class_names]
-    extra = content.keys() - set(keys)
-    missing = [name for name, key in zip(class_names, keys, strict=True) if key not in content]
+    alike: dict[str, list[str]] = {}
+    for key in content:
+        alike.setdefault(_folded(key), []).append(key)
+    found = {
+        name: [name] if name in content else alike.get(_folded(name), []) for name in class_names
+    }
+    missing = [name for name, keys in found.items() if len(keys) != 1]
     if missing:
+        others = sorted(content.keys() - set(class_names))
         raise UserError(
-            f"{path} has no prompts for {listing(missing, extra)}: dataset.prompts must name "
-            "every class of the dataset."
+            f"{path} has no prompts for {listing(missing, others)}, or several names alike: "
+            "dataset.prompts must name every class of the dataset."
         )
-    if extra:
-        raise UserError(
-            f"{path} has prompts for {listing(sorted(extra), class_names)}, which the dataset has "
-            "no class for: rename or remove them."
-        )
+    keys = [found[name][0] for name in class_names]
     for key in keys:
         prompts = content[key]
         if not (isinstance(prompts, list) and prompts and all(map(_is_text, prompts))):
@@ -62,6 +65,10 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
                 f'["A photo of a {key}."], not {prompts!r}.'
             )
     return [content[key] for key in keys]
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", " ").casefold()
 
 
 def _is_text(prompt: Any) -> bool:

@@ -57,9 +57,8 @@ def read(root: str, variant: str, views: int) -> HDF5Clouds:
     if variant not in FILES:
         raise UserError(f"dataset.variant={variant} is none of {', '.join(FILES)}.")
     folder = Path(root)
-    training, test = (
-        read_rows(folder, [FILES[variant].format(part)], CLASSES, _REMEDY)
-        for part in ("training", "test")
-    )
-    train, val = hold_out(training, CLASSES)
-    return HDF5Clouds(CLASSES, {"train": train, "val": val, "test": test}, views, folder)
+    files = {part: [FILES[variant].format(part)] for part in ("training", "test")}
+    published = read_rows(folder, files, CLASSES, _REMEDY)
+    train, val = hold_out(published["training"], CLASSES)
+    splits = {"train": train, "val": val, "test": published["test"]}
+    return HDF5Clouds(CLASSES, splits, views, folder)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from src.data.images import Item
 from src.data.point_clouds import PointClouds
-from src.errors import UserError
+from src.errors import UserError, require_integer
 
 SPLITS = ("train", "val", "test")
 
@@ -71,15 +71,14 @@ def read(per_class: Mapping[str, int], points: int, seed: int, views: int) -> So
         views: how many depth maps of each cloud, 6 or 10.
 
     Raises:
-        UserError: a number is too small.
+        UserError: a number is too small, or no integer.
     """
-    if points < 2:
-        raise UserError(f"dataset.points={points}: a cloud needs 2 points or more.")
-    if seed < 0:
-        raise UserError(f"dataset.seed={seed} is not a seed: give an integer from 0.")
+    require_integer("dataset.points", points, least=2)
+    require_integer("dataset.seed", seed, least=0)
+    if not isinstance(per_class, Mapping):
+        raise UserError(f"dataset.per_class={per_class}: give {{train: 20, val: 10, test: 30}}.")
     for split in SPLITS:
-        if per_class[split] < 1:
-            raise UserError(f"dataset.per_class.{split}={per_class[split]}: give 1 or more.")
+        require_integer(f"dataset.per_class.{split}", per_class[split], least=1)
     names = list(KINDS)
     splits = {
         split: [

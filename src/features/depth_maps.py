@@ -1,7 +1,6 @@
 """`python -m src.features.depth_maps dataset=solids`: a picture of what CLIP sees of point clouds.
 
-One row for each class, the first cloud of its test split (or of `split=...`), and one column for
-each view.
+One row for each class, the first cloud of its test split, and one column for each view.
 """
 
 import argparse
@@ -16,6 +15,7 @@ from src.data.point_clouds import PointClouds
 from src.errors import UserError
 from src.files import replacing
 
+FORMATS = (".png", ".pdf", ".svg")
 INCHES = 1.4
 """Side of one depth map in the picture."""
 
@@ -24,7 +24,8 @@ def main() -> None:
     """Draw the depth maps of a dataset.
 
     Raises:
-        UserError: the dataset holds no point clouds, or cannot be read.
+        UserError: the dataset holds no point clouds to draw, or cannot be read; or the output is
+            no file that a picture can be written to.
     """
     parser = argparse.ArgumentParser(prog="python -m src.features.depth_maps", description=__doc__)
     parser.add_argument("settings", nargs="*", help="e.g. dataset=modelnet10 dataset.views=10")
@@ -35,6 +36,10 @@ def main() -> None:
     if not isinstance(clouds, PointClouds):
         raise UserError(f"dataset={dataset.name} holds no point clouds: choose one that does.")
     path = arguments.output or Path(f"depth_maps_{dataset.name}.png")
+    if path.suffix.lower() not in FORMATS or path.is_dir():
+        raise UserError(f"--output {path} is no picture's file: end it in {', '.join(FORMATS)}.")
+    if not clouds.splits["test"]:
+        raise UserError(f"dataset={dataset.name} has no test clouds: there is nothing to draw.")
     first = {item.label: item for item in reversed(clouds.splits["test"])}
     names = [clouds.class_names[label] for label in sorted(first)]
     points = np.stack([clouds.load(first[label]) for label in sorted(first)])

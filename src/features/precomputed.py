@@ -171,7 +171,7 @@ def read(path: str) -> PrecomputedFeatures:
     Raises:
         UserError: the folder, its class names or its logit scale are missing or malformed.
     """
-    return PrecomputedFeatures(Path(path))
+    return PrecomputedFeatures(Path(str(path)))
 
 
 def _labelled(rows: Rows) -> list[Item]:

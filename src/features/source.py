@@ -177,6 +177,8 @@ class ImageFeatures:
             raise UserError(
                 f"{self._name} has no {split} {self._kind}, which this method or selection needs: "
                 "add some, or choose method=zero_shot, or calip with selection=fixed."
+                if split != "test"
+                else f"{self._name} has no test {self._kind}: there is nothing to measure on."
             )
         return items
 

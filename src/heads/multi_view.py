@@ -32,7 +32,7 @@ class MultiView(nn.Module):
         """Weigh the views, from 0 up, in proportion.
 
         Raises:
-            UserError: a weight is negative or not finite, or all are 0.
+            UserError: a weight is negative, all are 0, or their sum is not finite.
         """
         super().__init__()
         self.head: Any = head
@@ -49,7 +49,7 @@ class MultiView(nn.Module):
     @view_weights.setter
     def view_weights(self, values: Sequence[float]) -> None:
         weights = torch.tensor(values, dtype=self.weights.dtype)
-        if not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
+        if not weights.sum().isfinite() or weights.min() < 0 or weights.sum() == 0:
             raise UserError(
                 f"dataset.view_weights={list(values)}: give numbers from 0 up, not all of them 0."
             )

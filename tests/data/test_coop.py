@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -69,6 +70,14 @@ def test_the_fingerprint_follows_what_an_image_is(tmp_path):
     assert dataset.fingerprint([Item("a/1.jpg", 1)]) != first
     Image.new("RGB", (90, 90)).save(tmp_path / "images/a/1.jpg")
     assert dataset.fingerprint(items) != first
+    # Uncompressed, two images have the same size.
+    before, image = [], tmp_path / "images/a/1.jpg"
+    for colour, second in (("red", 1), ("red", 1), ("blue", 2)):
+        Image.new("RGB", (9, 9), colour).save(image, "bmp")
+        os.utime(image, (second, second))
+        before.append((dataset.fingerprint(items), image.stat().st_size))
+    assert before[0] == before[1] != before[2]
+    assert before[0][1] == before[2][1]
     with pytest.raises(UserError, match=r"a/2\.jpg is missing"):
         dataset.fingerprint([Item("a/2.jpg", 0)])
 

@@ -264,7 +264,12 @@ def test_a_link_that_stays_inside_is_kept(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "member", "message"),
-    [(zipped(TEXT), "sets", "holds no 'sets'"), (b"text", "set", "neither a zip nor a tar")],
+    [
+        (zipped(TEXT), "sets", "holds no 'sets'"),
+        (b"text", "set", "neither a zip nor a tar"),
+        (zipped(TEXT).replace(b"A" * 5000, b"B" * 5000), "set", "set.zip is damaged: Bad CRC"),
+        (tarred(*TEXT.items())[:-200], "set", "set.zip is damaged"),
+    ],
 )
 def test_a_wrong_member_is_named_and_the_archive_kept(server, tmp_path, content, member, message):
     with pytest.raises(UserError, match=message):

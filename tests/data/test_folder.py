@@ -40,7 +40,7 @@ def table(root, *lines):
 
 @settings(deadline=None, max_examples=30)
 @given(
-    sizes=st.dictionaries(st.sampled_from("abcdef"), st.integers(3, 25), min_size=1),
+    sizes=st.dictionaries(st.sampled_from("abcdef"), st.integers(3, 25), min_size=2),
     seed=st.integers(0, 9),
 )
 def test_undivided_images_are_divided_class_by_class(sizes, seed):
@@ -90,7 +90,7 @@ def test_a_further_class_leaves_the_division_of_the_others_alone(tmp_path):
 
 def test_the_folders_train_val_and_test_are_taken_as_they_are(tmp_path):
     touch(tmp_path, "train/cat/1.jpg", "train/ape/1.JPEG", "val/cat/2.png", "test/cat/3.WebP")
-    touch(tmp_path, "test/dog/1.bmp", "test/dog/2.TIF", "test/dog/3.tiff", "extra/cat/9.jpg")
+    touch(tmp_path, "test/dog/1.bmp", "test/dog/2.TIF", "test/dog/3.tiff", "9.jpg")
     touch(tmp_path, "test/dog/notes.txt", "test/dog/._1.jpg", "test/.cache/1.jpg", "test/x.jpg")
     dataset = read(tmp_path)
     assert dataset.class_names == ["ape", "cat", "dog"]
@@ -132,7 +132,10 @@ def test_test_images_alone_are_a_dataset(tmp_path):
             ["train/cat/1.jpg", "val/cat/1.jpg"],
             "in '{root}/train', '{root}/val'. dataset.path must",
         ),
-        (["cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/1.gif"], "in '{root}/dog'."),
+        (["cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/1.pdf"], "in '{root}/dog'."),
+        (["cat/1.jpg", "cat/more/2.jpg"], "there are folders in it: '{root}/cat/more'"),
+        (["test/cat/1.jpg", "validation/cat/1.jpg"], "'{root}/validation' beside it"),
+        (["test/cat/1.jpg"], "one class, 'cat': there must be two"),
         (["test/cat/1.jpg", "train/dog/notes.txt"], "in '{root}/train/dog'."),
         (["cat/1.jpg", "cat/2.jpg"], "too few images of 'cat (2)' to divide"),
         (["test/notes.txt", "train/cat/1.jpg"], "{root} has no test images"),
@@ -166,14 +169,22 @@ def test_a_table_names_paths_labels_and_splits(tmp_path):
 
 
 def test_the_paths_of_a_table_start_at_the_folder_that_is_given(tmp_path):
-    fill(tmp_path / "images", {"a": 10})
+    fill(tmp_path / "images", {"a": 10, "b": 10})
     (tmp_path / "tables").mkdir()
     rows = [f"a/{n:03d}.jpg,zebra" for n in range(10)]
+    rows += [f"{tmp_path}/images/b/{n:03d}.jpg,ape" for n in range(10)]  # absolute, but below it
     dataset = read(tmp_path / "images", table(tmp_path / "tables", "\ufeffpath,label", *rows))
     assert dataset.root == tmp_path / "images"
     assert {split: len(items) for split, items in dataset.splits.items()} == {
-        "train": 5, "val": 2, "test": 3,
+        "train": 10, "val": 4, "test": 6,
     }  # fmt: skip
+    assert dataset.splits["test"][0].key.startswith("b/")
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3})
+    with pytest.raises(UserError, match=r"dataset\.split_seed=abc is not an integer"):
+        read(tmp_path, split_seed="abc")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +200,11 @@ def test_the_paths_of_a_table_start_at_the_folder_that_is_given(tmp_path):
         (["path,label", "a.jpg, "], "line 2 has no label: name the class of a.jpg"),
         (["path,label", "a.jpg"], "line 2 does not have the header's 2 fields"),
         (["path,label", "a,b.jpg,cat"], "line 2 does not have the header's 2 fields"),
-        (["path,label", "a.jpg,cat", "../a.jpg,cat"], "line 3: the path ../a.jpg leaves"),
-        (["path,label", "/a.jpg,cat"], "line 2: the path /a.jpg leaves"),
+        (
+            ["path,label", "a.jpg,cat", "../a.jpg,cat"],
+            "line 3: the path ../a.jpg does not",
+        ),
+        (["path,label", "/a.jpg,cat"], "line 2: the path /a.jpg does not lead into"),
         (["path,label", "c.jpg,cat"], "c.jpg is missing"),
         (["path,label", ",cat"], "is missing"),
         (["path,label", "a.jpg,cat", "./a.jpg,dog"], "line 3 lists a.jpg once more"),

@@ -41,6 +41,9 @@ def test_modelnet10_is_a_part_of_modelnet40_with_labels_of_its_own(tmp_path):
 def test_missing_and_malformed_lists_are_the_users_mistake(root):
     with pytest.raises(UserError, match="names no class 'sofa'"):
         modelnet.read(str(root), 6, ["a", "sofa"])
+    (root / "shape_names.txt").write_text("c\na\na\n")
+    with pytest.raises(UserError, match=r"shape_names\.txt names a class twice"):
+        modelnet.read(str(root), 6)
     (root / "shape_names.txt").write_text("\n")
     with pytest.raises(UserError, match=r"shape_names\.txt is empty"):
         modelnet.read(str(root), 6)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.data import point_clouds
 from src.data.images import Item
 from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
 from src.errors import UserError
@@ -21,7 +22,7 @@ def write(path, data, label):
 
 
 def clouds(path, views=6):
-    items = read_rows(path.parent, [path.name], "ab", REMEDY)
+    items = read_rows(path.parent, {"train": [path.name]}, "ab", REMEDY)["train"]
     return HDF5Clouds("ab", {"train": items, "val": [], "test": []}, views, path.parent), items
 
 
@@ -48,7 +49,7 @@ def test_a_loaded_cloud_is_centred_and_touches_the_unit_sphere(tmp_path_factory,
 def test_rows_come_with_their_labels_in_the_files_order(tmp_path, points, label):
     first = write(tmp_path / "b.h5", points, label)
     write(tmp_path / "a.h5", points[:2], [1, 0])
-    items = read_rows(first.parent, ["b.h5", "a.h5"], "ab", REMEDY)
+    items = read_rows(first.parent, {"train": ["b.h5", "a.h5"]}, "ab", REMEDY)["train"]
     keys = [*(f"b.h5:{row}" for row in range(4)), "a.h5:0", "a.h5:1"]
     assert items == [*map(Item, keys, (0, 1, 1, 0, 1, 0))]
 
@@ -69,14 +70,17 @@ def test_other_processes_read_the_same_after_this_one_did(tmp_path, points):
             assert np.array_equal(pool.map(dataset.load, items), here)
 
 
-def test_the_fingerprint_knows_rows_labels_and_the_size_of_the_file(tmp_path, points):
+def test_the_fingerprint_knows_rows_labels_and_the_content_of_the_file(tmp_path, points):
     path = write(tmp_path / "clouds.h5", points, [0, 1, 1, 0])
     dataset, items = clouds(path)
     others = [items[:3], items[::-1], [items[0]._replace(label=1), *items[1:]]]
     fingerprints = [dataset.fingerprint(some) for some in [items, *others]]
     assert dataset.fingerprint(list(items)) == fingerprints[0]
+    size = path.stat().st_size
     path.unlink()
-    write(path, np.repeat(points, 2, axis=1), [0, 1, 1, 0])
+    write(path, points[:, ::-1], [0, 1, 1, 0])
+    assert path.stat().st_size == size
+    point_clouds._content.cache_clear()  # as in another process
     fingerprints.append(dataset.fingerprint(items))
     assert len(set(fingerprints)) == 5
 
@@ -84,8 +88,9 @@ def test_the_fingerprint_knows_rows_labels_and_the_size_of_the_file(tmp_path, po
 def test_the_number_of_views_is_checked(tmp_path, points):
     path = write(tmp_path / "clouds.h5", points, [0, 1, 1, 0])
     assert clouds(path, views=10)[0].views == 10
-    with pytest.raises(UserError, match=r"dataset\.views=7: give 6, .* or 10"):
-        clouds(path, views=7)
+    for views in (7, 6.0):
+        with pytest.raises(UserError, match=rf"dataset\.views={views}: give 6, .* or 10"):
+            clouds(path, views=views)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +99,11 @@ def test_the_number_of_views_is_checked(tmp_path, points):
         (np.full((7, 3), np.nan), r"row 1 of .*clouds\.h5 has coordinates that are not finite"),
         (np.full((7, 3), np.inf), "not finite"),
         (np.full((7, 3), 4.5), r"row 1 of .*clouds\.h5 is empty"),
+        (np.eye(7, 3) * 1e200, "too large"),
     ],
 )
 def test_an_unusable_cloud_is_the_users_mistake(tmp_path, points, row, message):
+    points = points.astype(np.float64)
     points[1] = row
     dataset, items = clouds(write(tmp_path / "clouds.h5", points, [0, 1, 1, 0]))
     dataset.load(items[0])
@@ -115,6 +122,7 @@ def test_clouds_without_points_are_the_users_mistake(tmp_path):
     [
         (np.zeros((2, 7, 3)), [0, 2], r"gives row 1 the label 2, but the 2 classes are 0 to 1"),
         (np.zeros((2, 7, 3)), [-1, 0], r"gives row 0 the label -1"),
+        (np.zeros((2, 7, 3)), np.array([2**64 - 1, 0], np.uint64), "row 0 the label 184467"),
         (np.zeros((2, 7, 3)), [0], r"label must be 2 integers, not 1 int64"),
         (np.zeros((2, 7, 3)), [0.0, 1.0], r"label must be 2 integers, not 2 float64"),
         (
@@ -136,7 +144,7 @@ def test_files_of_different_numbers_of_points_are_refused(tmp_path, points):
     write(tmp_path / "a.h5", points, [0] * 4)
     write(tmp_path / "b.h5", points[:, :5], [0] * 4)
     with pytest.raises(UserError, match=r"b\.h5 has clouds of 5 points, and a\.h5 of 7"):
-        read_rows(tmp_path, ["a.h5", "b.h5"], "ab", REMEDY)
+        read_rows(tmp_path, {"train": ["a.h5"], "test": ["b.h5"]}, "ab", REMEDY)
 
 
 def test_other_keys_another_format_and_no_file_are_the_users_mistake(tmp_path):

@@ -41,6 +41,9 @@ GOOD = {"cat": ["A cat purrs {}.", "Cats"], "hot dog": ["A sausage."]}
 
 def test_prompts_of_a_class_come_in_the_order_of_the_classes(tmp_path):
     assert read(tmp_path, GOOD) == [GOOD["hot dog"], GOOD["cat"]]
+    assert read(tmp_path, {"Cat": ["Upper case."], "Hot Dog": ["A sausage."], "bat": ["x"]}) == [
+        ["A sausage."], ["Upper case."],
+    ]  # fmt: skip
     both = GOOD | {"hot_dog": ["Underscored."]}
     assert read(tmp_path, both, ("hot_dog", "cat", "hot dog"))[0] == ["Underscored."]
 
@@ -48,9 +51,12 @@ def test_prompts_of_a_class_come_in_the_order_of_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"cat": ["x"]}, "no prompts for 'hot_dog': dataset.prompts"),
-        ({"Cat": ["x"], "hot dog": ["x"]}, "no prompts for 'cat' (did you mean 'Cat'?)"),
-        (GOOD | {"hot_dog": ["x"]}, "prompts for 'hot dog' (did you mean 'hot_dog'?), which"),
+        ({"cat": ["x"]}, "no prompts for 'hot_dog', or several names alike: dataset.prompts"),
+        ({"cats": ["x"], "hot dog": ["x"]}, "no prompts for 'cat' (did you mean 'cats'?)"),
+        (
+            {"CAT": ["x"], "Cat": ["x"], "hot dog": ["x"]},
+            "several names alike",
+        ),
         (GOOD | {"cat": []}, "'cat' must have a list of one prompt or more"),
         (GOOD | {"cat": "A cat."}, "'cat' must have a list"),
         (GOOD | {"cat": ["A cat.", " "]}, "'cat' must have a list"),

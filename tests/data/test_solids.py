@@ -104,9 +104,13 @@ def test_points_are_spread_evenly_over_the_area():
         ({"points": 1}, "dataset.points=1"),
         ({"seed": -1}, "dataset.seed=-1"),
         ({"sizes": SIZES | {"val": 0}}, "dataset.per_class.val=0"),
+        ({"points": 2.5}, "dataset.points=2.5 is not an integer"),
+        ({"seed": "abc"}, "dataset.seed=abc is not an integer"),
+        ({"sizes": SIZES | {"test": None}}, "dataset.per_class.test=None"),
+        ({"sizes": 5}, "dataset.per_class=5: give"),
     ],
 )
-def test_too_small_a_number_is_the_users_mistake(changed, message):
+def test_a_number_that_is_too_small_or_none_is_the_users_mistake(changed, message):
     with pytest.raises(UserError, match=message):
         read(**changed)
 

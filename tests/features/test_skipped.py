@@ -1,6 +1,7 @@
 """Images that cannot be decoded: they end a run, or are left out of its features."""
 
 import logging
+import os
 from functools import partial
 
 import numpy as np
@@ -55,17 +56,22 @@ def source(images, tmp_path):
 
 @pytest.fixture
 def damage(images):
-    """Alters images without changing their size, so that they keep their entry; or mends them."""
+    """Alters images, or mends them, and no size and time shows it: they keep their entry."""
     intact = {}
+
+    def write(key, content):
+        times = (images.root / key).stat()
+        (images.root / key).write_bytes(content)
+        os.utime(images.root / key, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def alter(*keys):
         for key in keys:
             intact[key] = (images.root / key).read_bytes()
-            (images.root / key).write_bytes(b"?" * len(intact[key]))
+            write(key, b"?" * len(intact[key]))
 
     def mend():
         for key, content in intact.items():
-            (images.root / key).write_bytes(content)
+            write(key, content)
 
     alter.mend = mend
     return alter
@@ -163,7 +169,7 @@ def test_nothing_left_is_told(source, damage):
 
 
 @pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
-def test_an_image_mended_without_a_change_of_size_is_told(source, damage, on_bad_image):
+def test_an_image_mended_without_a_trace_is_told(source, damage, on_bad_image):
     damage("test2.png")
     source("skip").split("test", spatial=False)
     damage.mend()

@@ -49,7 +49,7 @@ def test_a_cache_holds_every_view_of_every_object(features):
     torch.testing.assert_close(several(image), summed([plain(image[:, view]) for view in range(V)]))
 
 
-@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [3e38, 3e38]])
 def test_impossible_weights_are_refused(features, weights):
     with pytest.raises(UserError, match="view_weights"):
         MultiView(Calip(features[2], 20.0, 2.0, 1.1, 0.3), weights)

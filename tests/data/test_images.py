@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.images import DamagedImageError, ImageFiles, Item
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def loaded(folder, image, name):
+    image.save(folder / name)
+    return np.asarray(ImageFiles(folder, ["a"], {}).load(Item(name, 0)))
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_greys_of_16_bits_become_the_same_of_8(tmp_path, name):
+    fine = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert np.array_equal(loaded(tmp_path, fine, name), np.repeat(RAMP[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_without_a_known_range_are_refused(tmp_path, dtype):
+    with pytest.raises(DamagedImageError, match=r"a\.tif: its values of 32 bits .* convert it"):
+        loaded(tmp_path, Image.fromarray(RAMP.astype(dtype)), "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "RGBA", "YCbCr"])
+def test_every_other_mode_is_read_as_rgb(tmp_path, mode):
+    image = Image.fromarray(RAMP).convert("RGB").convert(mode)
+    assert loaded(tmp_path, image, "a.tif").shape == (16, 16, 3)
