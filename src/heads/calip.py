@@ -7,8 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-AFFINITIES_PER_CHUNK = 2**20
+from src.errors import UserError
+
+AFFINITIES_PER_CHUNK = 2**21
 """What is computed at once: enough for the processor, few enough for its cache."""
+LARGEST_FACTOR = 40.0
+"""An affinity is a cosine times the factor: up to here, its exponential is a float32."""
 SHORTEST = 1e-12
 """Below it a feature counts as zero, as in torch's `normalize`."""
 
@@ -43,14 +47,22 @@ class Calip(nn.Module):
         Args:
             text: class text features.
             logit_scale: the factor on CLIP's similarities.
-            attention_factor: the factor on the affinity.
+            attention_factor: the factor on the affinity, 40 at most.
             beta2: the weight of the visual-guided text features' logits.
             beta3: the weight of the text-guided visual features' logits.
             bfloat16_attention: compute the two large products, `F Tᵀ` and the one that gives F^a,
                 in bfloat16: faster where the processor has units for it. It rounds what is
                 attended to, never CLIP's own logits.
+
+        Raises:
+            UserError: the attention factor is larger.
         """
         super().__init__()
+        if not abs(attention_factor) <= LARGEST_FACTOR:
+            raise UserError(
+                f"method.head.attention_factor={attention_factor}: give {LARGEST_FACTOR:g} at most "
+                "(CALIP's is 2)."
+            )
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.attention_factor = attention_factor
@@ -82,12 +94,14 @@ class Calip(nn.Module):
         dtype = torch.bfloat16 if self.bfloat16_attention else full
         text = self.text.to(dtype)
         length = spatial_features.norm(dim=-1, keepdim=True).clamp_min(SHORTEST)
-        affinity = (spatial_features.to(dtype) @ text.T) * (self.attention_factor / length)
+        # Affinities are bounded, so both softmaxes are this exponential over its sums.
+        weight = (spatial_features.to(dtype) @ text.T).to(full)
+        weight.mul_(self.attention_factor / length).exp_()
         # f · T^a_c is the attention-weighted mean of f · F_s: no [c, d] features are needed.
         similarity = spatial_features @ global_features.unsqueeze(-1) / length
-        text_term = (affinity.softmax(dim=1) * similarity).sum(dim=1)
-        attended = affinity.softmax(dim=2).to(dtype) @ text
-        return text_term, attended.mean(dim=1, dtype=full) + attended.amax(dim=1)
+        both = torch.cat([similarity, torch.ones_like(similarity)], dim=2).mT @ weight
+        attended = (weight.to(dtype) @ text).to(full).div_(weight.sum(dim=2, keepdim=True))
+        return both[:, 0] / both[:, 1], attended.mean(dim=1) + attended.amax(dim=1)
 
     def attention(
         self, spatial_features: Float[Tensor, "n s d"]

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.heads.calip import Calip
+from src.errors import UserError
+from src.heads.calip import LARGEST_FACTOR, Calip
 from src.heads.zero_shot import ZeroShot
 from tests.heads import plain
 
@@ -25,7 +26,7 @@ def test_zero_shot_is_scaled_cosine_similarity(tensors, scale):
     )
 
 
-@given(features(), st.sampled_from([0.5, 2.0]), st.floats(0, 6), st.floats(0, 2))
+@given(features(), st.sampled_from([0.5, 2.0, 40.0]), st.floats(0, 6), st.floats(0, 2))
 def test_calip_equals_the_plain_computation(tensors, factor, beta2, beta3):
     image, spatial, text = tensors
     expected = [
@@ -40,6 +41,19 @@ def test_calip_equals_the_plain_computation(tensors, factor, beta2, beta3):
     ):
         head.beta3 = beta3_value
         torch.testing.assert_close(base + beta2 * direction, head(image, spatial))
+
+
+def test_the_largest_factor_is_no_trouble_in_float32_and_a_larger_one_is_refused():
+    spatial = torch.eye(3).repeat(2, 1, 1)  # affinities from 0 to the factor
+    head = Calip(-torch.eye(3)[:2], 100.0, LARGEST_FACTOR, 1.0, 1.0)
+    exact = Calip(-torch.eye(3, dtype=torch.float64)[:2], 100.0, LARGEST_FACTOR, 1.0, 1.0)
+    image = torch.ones(2, 3)
+    torch.testing.assert_close(
+        head(image, spatial), exact(image.double(), spatial.double()).float()
+    )
+    for factor in (41.0, float("nan")):
+        with pytest.raises(UserError, match=rf"attention_factor={factor}: give 40 at most"):
+            Calip(torch.eye(3), 100.0, factor, 1.0, 1.0)
 
 
 def test_calip_without_its_terms_is_zero_shot():
