@@ -10,11 +10,12 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, flushed: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path` atomically.
 
-    The content is flushed to the disk before the rename, so that a crash leaves either the old
-    file or the whole new one. On an exception the temporary file is removed.
+    The content is flushed to the disk before the rename, so that a crash of the system leaves
+    either the old file or the whole new one; without `flushed`, only one of the process does. On
+    an exception the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -22,8 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if flushed:
+            flush(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
@@ -31,6 +32,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file is on the disk.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    with path.open("rb") as written:
+        try:
+            os.fsync(written.fileno())
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -40,11 +40,13 @@ def shard_rows(index: int, rows: int, rows_per_shard: int) -> range:
 def write_shard(path: Path, rows: range, tensors: Mapping[str, Shaped[Tensor, "rows ..."]]) -> None:
     """Write one shard, atomically, in the dtypes given: each tensor's row for each of `rows`.
 
+    It may not be on the disk yet: should the system crash, its checksum tells.
+
     Raises:
         OSError: the folder cannot be written or the disk is full.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with replacing(path, flushed=False) as temporary:
         # not save_file(): it reports a full disk as a SafetensorError
         temporary.write_bytes(save(content, {"sha256": _checksum(rows, content)}))
 

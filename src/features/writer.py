@@ -24,7 +24,7 @@ from src.features.shards import (
     shard_rows,
     write_shard,
 )
-from src.files import write_json
+from src.files import flush, write_json
 
 AT_ONCE = 2
 """Shards that are written at a time."""
@@ -93,6 +93,7 @@ class EntryWriter:
             path = self.path / shard_name(index)
             if not path.exists():
                 raise RuntimeError(f"{path} was never written")
+            flush(path)  # before the manifest says that it is sound
             with safe_open(path, framework="pt") as shard:
                 metadata = shard.metadata()
                 found = {name: describe(shard.get_tensor(name)) for name in shard.keys()}  # noqa: SIM118

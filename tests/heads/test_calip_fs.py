@@ -11,11 +11,11 @@ from tests.heads.plain import dot, normalized, softmax
 LAYERS = ("query", "key", "value", "output")
 
 
-def problem(seed, n, s, c, d, dtype=torch.float64):
+def problem(seed, n, s, c, d):
     """Global, spatial and text features."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((n, d), (n, s, d), (c, d))
-    return [torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes]
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
 def perturbed(head, seed):
