@@ -90,8 +90,6 @@ def make_support(cfg: DictConfig, source: FeatureSource) -> Support | None:
     """
     head_class: Any = get_class(cfg.method.head._target_)
     _check_views(cfg, head_class, source.views)
-    if source.views is not None:
-        _view_weights(cfg, source.views)
     settings = cfg.method.support
     if settings is None:
         return None
@@ -180,7 +178,7 @@ def _check_classes(support: Support, source: FeatureSource) -> None:
 
 
 def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> None:
-    """Refuse a head that is not made for what the dataset holds."""
+    """Refuse a head that is not made for what the dataset holds, and weights that do not fit."""
     if views is None and getattr(head_class, "joins_views", False):
         raise UserError(
             f"method={cfg.method.name} joins the views of a point cloud, and {cfg.dataset.name} "
@@ -191,6 +189,8 @@ def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> None:
             f"method={cfg.method.name} is defined for images alone, and {cfg.dataset.name} holds "
             "point clouds: choose another method, or pointclip."
         )
+    if views is not None:
+        _view_weights(cfg, views)
 
 
 def _searches_views(cfg: DictConfig) -> bool:

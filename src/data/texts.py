@@ -17,10 +17,11 @@ def read_lines(path: Path, remedy: str) -> list[str]:
         remedy: how to get an intact copy, a sentence for the user.
 
     Raises:
-        UserError: there is no such file, it is not UTF-8, or it holds nothing.
+        UserError: there is no such file, it is not UTF-8 (a byte-order mark is skipped), or it
+            holds nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"the file {path} is missing. {remedy}") from None
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ def test_a_listing_is_cut():
 
 
 def test_lines_are_stripped_and_blank_ones_left_out(tmp_path):
-    (tmp_path / "names.txt").write_bytes("b\r\n\r\n  été x \n".encode())
+    (tmp_path / "names.txt").write_bytes("\ufeffb\r\n\r\n  été x \n".encode())
     assert read_lines(tmp_path / "names.txt", "Fetch it.") == ["b", "été x"]
 
 
