@@ -100,12 +100,10 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(
             f"dataset.name={cfg.dataset.name} is not text: quote it, as 'dataset.name=\"mine\"'."
         )
+    require_integer("shots", cfg.shots, least=1)
+    require_integer("seed", cfg.seed, least=0)
     for key in ("batch_size", "backbone.batch_size"):
         require_integer(key, OmegaConf.select(cfg, key, default=1), least=1)
-    if not isinstance(cfg.shots, int) or isinstance(cfg.shots, bool) or cfg.shots < 1:
-        raise UserError(f"shots={cfg.shots} is not a number of images per class: give 1 or more.")
-    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed} is not a seed: give an integer from 0.")
     if cfg.on_bad_image not in ("stop", "skip"):
         raise UserError(
             f"on_bad_image={cfg.on_bad_image} is neither stop nor skip: choose one of them."
