@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
 from src.heads.calip import Calip
-from src.selection import Range, Search
+from src.methods.search import Range, Search
 
 IMAGES, POSITIONS, DIMENSIONS, CLASSES = 5000, 49, 1024, 100
 LOGIT_SCALE, FACTOR = 100.0, 2.0

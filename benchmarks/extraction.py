@@ -29,19 +29,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, Turns, take_turns
+from src.clip.crops import View
+from src.clip.model import FrozenClip
+from src.clip.precision import AUTO, BFLOAT16, FLOAT32, has_bfloat16_units, resolve
 from src.data.digits import read
 from src.data.images import ImageDataset, ImageFiles, Item
 from src.data.prompts import make_prompts
-from src.features.clip import FrozenClip
 from src.features.extract import Encoder, extract
-from src.features.precision import AUTO, BFLOAT16, FLOAT32, has_bfloat16_units, resolve
-from src.features.store import FeatureStore
-from src.features.views import View
+from src.store.store import FeatureStore
 
 MODELS = {"RN50-quickgelu": (2.5, 2.0), "ViT-B-32-quickgelu": (2.3, 1.5)}
 """The targets with units for bfloat16: of encoding alone, and with decoding and resizing."""
 NEVER_SLOWER = 1.0
-TINY = "local-dir:src/features/tiny"
+TINY = "local-dir:src/clip/tiny"
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared/dtd/images"
 ENCODED, DECODED, BATCH = 32, 64, 8
 CALIBRATION = 16
@@ -255,7 +255,7 @@ def _figure(what: str, turns: Turns, images: int, target: float, limit: float) -
 
 
 def _quiet() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric", "src.features.weights"):
+    for name in ("lightning.pytorch", "lightning.fabric", "src.clip.weights"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")

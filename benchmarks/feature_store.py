@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.machine import GIB
 from benchmarks.side_by_side import Figure, take_turns
-from src.features.entry import FeatureEntry
-from src.features.store import FeatureStore, remove
+from src.store.entry import FeatureEntry
+from src.store.store import FeatureStore, remove
 
 IMAGES_PER_SHARD, POSITIONS, DIMENSIONS = 128, 49, 1024
 BYTES_PER_IMAGE = 2 * (POSITIONS + 1) * DIMENSIONS + 8

@@ -14,9 +14,9 @@ from torch import nn
 
 from benchmarks import extraction
 from benchmarks.side_by_side import Figure, take_turns
-from src.features.clip import FrozenClip
+from src.clip.model import FrozenClip
+from src.clip.precision import AUTO, resolve
 from src.features.datamodule import FeatureDataModule, SupportBatches
-from src.features.precision import AUTO, resolve
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
 from src.methods.trained import Schedule, Trained

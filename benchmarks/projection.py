@@ -1,4 +1,4 @@
-"""Throughput of `src.features.projection` against plain ways to the same depth maps.
+"""Throughput of `src.clip.projection` against plain ways to the same depth maps.
 
 1,024 clouds of 2,048 points, 6 views, in batches of 64, on one thread. The loop over points sees a
 sample of the clouds.
@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
-from src.features.projection import DISTANCE, NEAR, RESOLUTION, depth_maps, rotations
+from src.clip.projection import DISTANCE, NEAR, RESOLUTION, depth_maps, rotations
 
 CLOUDS, POINTS, VIEWS, BATCH = 1024, 2048, 6, 64
 SAMPLE = 2

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.side_by_side import Figure, take_turns
-from src.sweep import JOURNAL
+from src.job.sweep import JOURNAL
 
 # The methods without gradient, and the cheapest with one, for which a run also fits and writes a
 # checkpoint. All that they compute counts as ours.

@@ -19,7 +19,7 @@ from benchmarks.machine import GIB
 from benchmarks.side_by_side import Figure
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
-from src.selection import Range, Search
+from src.methods.search import Range, Search
 
 IMAGES, SHOTS, CLASSES, DIMENSIONS = 50_000, 16, 1000, 1024
 LOGIT_SCALE = 100.0

@@ -16,7 +16,7 @@ from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
-from src.selection import Range, Search
+from src.methods.search import Range, Search
 
 IMAGES, SHOTS, CLASSES, DIMENSIONS = 1633, 16, 102, 1024
 LOGIT_SCALE = 100.0

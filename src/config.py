@@ -1,15 +1,12 @@
-"""Composing and checking the configuration, and ending a command line. Imports no torch."""
+"""Composing and checking the configuration. Imports no torch."""
 
 import difflib
-import errno
 import hashlib
 import json
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +24,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from src.command_line import EXPLANATIONS, explain
 from src.errors import UserError, require_integer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "conf"
-UNWRITABLE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
-
 WITHOUT_EFFECT = {
     "attention_images", "force", "group", "hydra", "logger", "paths", "save_predictions", "trainer",
 }  # fmt: skip
@@ -130,52 +118,18 @@ def as_lists(arguments: Sequence[str], key: str) -> list[str]:
     ]
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command line; a user's mistake ends it with one message and exit code 2.
-
-    Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with explaining():
-            main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-@contextmanager
-def explaining() -> Iterator[None]:
-    """Let a user's mistake end the program with one message; bugs keep their traceback."""
-    try:
-        yield
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        fail(message)
-
-
-def fail(message: str) -> None:
-    """Print one message to stderr and exit with code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def explain(error: Exception) -> str | None:
-    """Say what the user can mend, or None if the exception is a bug."""
+def _explain(error: Exception) -> str | None:
     match error:
-        case UserError():
-            return str(error)
         case MissingConfigException():
             return _unknown_choice(error)
         case InstantiationException(__cause__=Exception() as cause):
             return explain(cause)
         case HydraException():
             return _invalid_override(error)
-        case OSError(errno=number, filename=str(name)) if number in UNWRITABLE:
-            return f"cannot write {name}: {error.strerror}. Choose another folder or free it."
     return None
+
+
+EXPLANATIONS.append(_explain)
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

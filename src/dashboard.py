@@ -7,7 +7,7 @@ interface is in public preview.
 import argparse
 from typing import Any
 
-from src.config import run_command
+from src.command_line import run_command
 from src.errors import UserError
 
 NAME = "accuracy by shots"

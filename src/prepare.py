@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from src.config import CONFIG_DIR, build, compose, run_command
+from src.command_line import run_command
+from src.config import CONFIG_DIR, build, compose
 from src.data.check import MISSING, DatasetFiles, distinct, examine, kind, leaked, wrong_counts
 from src.data.download import Download, fetch, verify
 from src.data.images import ImageDataset, ImageFiles, Splits

@@ -6,7 +6,7 @@ Imports no torch.
 import argparse
 from pathlib import Path
 
-from src.config import run_command
+from src.command_line import run_command
 from src.results.page import FOLDER, write_report
 
 

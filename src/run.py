@@ -20,24 +20,23 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src import attention_images, cross_dataset, sweep
+from src.command_line import explaining, run_command
 from src.config import (
     CONFIG_DIR,
     as_lists,
     build,
     config_hash,
-    explaining,
     rerun_command,
-    run_command,
     validate,
 )
+from src.job import attention_images, shift, sweep
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
-    from src.cross_dataset import EvalDataset
     from src.features.datamodule import FeatureDataModule, Features
     from src.features.source import FeatureSource
+    from src.job.shift import EvalDataset
     from src.methods.base import Method
     from src.results.record import Result
 
@@ -57,13 +56,13 @@ def run(cfg: DictConfig) -> float:
     clock = Clock()
     with clock("dataset"):
         dataset = build(cfg.dataset.reader)
-        others = cross_dataset.read_all(cfg, dataset)
+        others = shift.read_all(cfg, dataset)
         attention_images.check(cfg, dataset)
     with clock("imports"), _keeping_garbage():
         if "wandb" in cfg.logger:
             # W&B's first run needs it, and its classes search all modules: torch has thousands.
             import wandb.sdk.launch  # noqa: F401
-        from src import assembly
+        from src.job import assembly
         from src.methods import checkpoint
         from src.results.table import show
     _quiet()
@@ -170,7 +169,7 @@ def _record(
 ) -> "Result":
     import torch
 
-    from src.assembly import selection_of
+    from src.job.assembly import selection_of
     from src.results import record
 
     selection = figures.get("selection", selection_of(cfg))
@@ -215,7 +214,7 @@ def _test_features(
     cfg: DictConfig, other: "EvalDataset", method: "Method"
 ) -> tuple["FeatureSource", "Features"]:
     """Take the test split of a further dataset from the store, or extract it."""
-    from src import assembly
+    from src.job import assembly
 
     source = assembly.make_features(cfg, other.name, other.images)
     return source, source.split("test", "spatial" in method.inputs)
@@ -230,14 +229,12 @@ def _evaluate(
     result: "Result",
 ) -> "Result":
     """Evaluate on a further dataset; its record is that of the run but for what is found there."""
-    from src import assembly
+    from src.job import assembly
 
     clock = Clock()
     with clock("test"):
         trainer = assembly.make_trainer(cfg, logger=False, progress=False)
-        figures, restricted = cross_dataset.evaluate(
-            test, other.classes, method, cfg.batch_size, trainer
-        )
+        figures, restricted = shift.evaluate(test, other.classes, method, cfg.batch_size, trainer)
     evaluation = replace(
         result,
         dataset=other.name,

@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "WANDB_API
 # Most of a command's time is imports. A process that has them and does nothing else forks one of
 # its own for each command, which then runs it whole, from the command line to the exit code.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["src.assembly", "src.methods.checkpoint", "open_clip", "wandb"])
+FORKS.set_forkserver_preload(["src.job.assembly", "src.methods.checkpoint", "open_clip", "wandb"])
 
 
 def start(module: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def jobs(folder: Path) -> list[Path]:
 
 def refusal(folder: Path, *arguments: object) -> str:
     """Run `src.run` to its refusal in this process, which saves it the imports; the message."""
-    from src.config import run_command
+    from src.command_line import run_command
     from src.run import main
 
     errors = io.StringIO()

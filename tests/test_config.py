@@ -4,17 +4,16 @@ import pytest
 from hydra.errors import HydraException
 from hydra.utils import get_class
 
-from src.assembly import make_class_prompts
+from src.command_line import explain, run_command
 from src.config import (
     CONFIG_DIR,
     as_lists,
     compose,
     config_hash,
-    explain,
-    run_command,
     validate,
 )
 from src.errors import UserError
+from src.job.assembly import make_class_prompts
 
 
 def choices(group):

@@ -7,8 +7,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from src import sweep
-from src.config import CONFIG_DIR, ROOT, compose, run_command
+from src.command_line import run_command
+from src.config import CONFIG_DIR, ROOT, compose
+from src.job import sweep
 from src.results.record import Result
 from src.run import main
 from tests import replica, replica_3d

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from src.assembly import make_source
 from src.config import compose
 from src.errors import UserError
 from src.features.precomputed import PrecomputedFeatures
+from src.job.assembly import make_source
 from tests import replica
 from tests.cli import calipers, refusal, refused, result
 from tests.shared import SHARED, needs_shared

@@ -8,10 +8,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
-from src.config import run_command
+from src import depth_maps
+from src.command_line import run_command
 from src.data.scanobjectnn import CLASSES, FILES
 from src.errors import UserError
-from src.features import depth_maps
 from src.results import outcome
 from src.results.record import Result
 from src.run import main

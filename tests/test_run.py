@@ -206,7 +206,7 @@ def test_help_lists_the_choices():
         (["selection=val_few_shot", "shots=10000"], "shots=10000 is more than the data holds"),
         (["backbone.architecture=local-dir:/nowhere"], "/nowhere"),
         (
-            ["backbone=vit_b32", "backbone.pretrained=src/features/tiny/model.safetensors"],
+            ["backbone=vit_b32", "backbone.pretrained=src/clip/tiny/model.safetensors"],
             "does not hold weights of ViT-B-32-quickgelu",
         ),
         (["backbone=rn50", "backbone.architecture=RN50"], "architecture=RN50-quickgelu"),

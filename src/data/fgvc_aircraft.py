@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from src.data.images import ImageFiles, Item
-from src.data.texts import read_lines
+from src.data.text_files import read_lines
 from src.errors import UserError
 
 SPLITS = ("train", "val", "test")

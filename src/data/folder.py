@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from src.data.images import ImageFiles, Item
-from src.data.texts import listing, read_json_object, read_text
+from src.data.text_files import listing, read_json_object, read_text
 from src.errors import UserError, require_integer
 
 SPLITS = ("train", "val", "test")

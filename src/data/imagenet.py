@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from src.data.images import ImageFiles, Item
-from src.data.texts import listing
+from src.data.text_files import listing
 from src.errors import UserError
 
 CLASS_NAMES = "classnames.txt"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.data.images import Item
 from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
-from src.data.texts import read_lines
+from src.data.text_files import read_lines
 from src.errors import UserError
 
 _REMEDY = "Move its folder away and fetch it anew by `python -m src.prepare dataset=modelnet40`."

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.data.texts import listing, read_json_object
+from src.data.text_files import listing, read_json_object
 from src.errors import UserError
 
 

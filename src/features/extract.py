@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from src.clip.crops import Augmentation, View, ViewTransform
+from src.clip.folding import fold
+from src.clip.model import FrozenClip
 from src.data.images import DamagedImageError, ImageDataset
 from src.errors import UserError
 from src.features import skipped
-from src.features.clip import FrozenClip
-from src.features.folding import fold
-from src.features.views import Augmentation, View, ViewTransform
-from src.features.writer import EntryWriter
+from src.store.writer import EntryWriter
 
 
 class ImageBatches(Dataset[dict[str, Any] | UserError]):

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.config import run_command
+from src.command_line import run_command
 from src.errors import UserError
 from src.files import replacing, write_json
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import Compose
 
+from src.clip.crops import Augmentation
+from src.clip.model import FrozenClip
+from src.clip.projection import DISTANCE, NEAR, RESOLUTION, depth_maps
+from src.clip.weights import load_model
 from src.data.point_clouds import PointClouds
-from src.features.clip import FrozenClip
-from src.features.projection import DISTANCE, NEAR, RESOLUTION, depth_maps
 from src.features.source import ImageFeatures
-from src.features.views import Augmentation
-from src.features.weights import load_model
 
 
 class DepthMapClip(FrozenClip):

@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from src.clip.crops import Augmentation
 from src.data import few_shot
 from src.errors import UserError
-from src.features.views import Augmentation
 
 
 class Item(NamedTuple):

@@ -13,18 +13,18 @@ from jaxtyping import Float, Int
 from lightning import Trainer
 from torch import Tensor
 
+from src.clip.crops import Augmentation, View
+from src.clip.model import FrozenClip
+from src.clip.precision import FLOAT32, resolve
+from src.clip.text_tower import TextTower
+from src.clip.weights import weights_id
 from src.data import few_shot
 from src.data.images import DamagedImageError, ImageDataset, Item
 from src.errors import UserError
 from src.features import skipped
-from src.features.clip import FrozenClip
 from src.features.datamodule import Features
-from src.features.entry import FeatureEntry
-from src.features.precision import FLOAT32, resolve
-from src.features.store import FeatureStore
-from src.features.text_tower import TextTower
-from src.features.views import Augmentation, View
-from src.features.weights import weights_id
+from src.store.entry import FeatureEntry
+from src.store.store import FeatureStore
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from src.selection import Search, Surface, ViewSearch
+from src.methods.search import Search, Surface, ViewSearch
 
 CALIBRATION_BINS = 15
 

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from src.errors import UserError
 from src.methods.base import Batch, Method
-from src.selection import Search, ViewSearch
+from src.methods.search import Search, ViewSearch
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from src.pretrain.solids import learn_solids
 from src.pretrain.training import save, train
 
-TINY = Path(__file__).parents[1] / "features" / "tiny"
+TINY = Path(__file__).parents[1] / "clip" / "tiny"
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.data import DataLoader
 from torchvision.transforms import Compose
 
-from src.features.clip import FrozenClip
+from src.clip.model import FrozenClip
 from src.features.extract import Encoder
 
 VISION = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}

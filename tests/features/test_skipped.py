@@ -10,16 +10,16 @@ import torch
 from lightning import Trainer
 from PIL import Image
 
+from src.clip.crops import Augmentation
 from src.data import few_shot
 from src.data.images import DamagedImageError, ImageFiles, Item
 from src.errors import UserError
 from src.features.skipped import RemainingRows
 from src.features.source import ImageFeatures
-from src.features.store import FeatureStore
-from src.features.views import Augmentation
 from src.heads.support import require_every_class
+from src.store.store import FeatureStore
 
-TINY = "local-dir:src/features/tiny"
+TINY = "local-dir:src/clip/tiny"
 TRAINER = partial(
     Trainer, accelerator="cpu", logger=False, enable_checkpointing=False,
     enable_progress_bar=False, use_distributed_sampler=False,

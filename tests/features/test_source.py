@@ -6,15 +6,15 @@ import pytest
 import torch
 from lightning import Trainer
 
+from src.clip.crops import Augmentation, View, ViewTransform
+from src.clip.model import FrozenClip
 from src.data import few_shot
 from src.data.images import ImageArrays, Item
 from src.errors import UserError
-from src.features.clip import FrozenClip
 from src.features.source import ImageFeatures
-from src.features.store import FeatureStore
-from src.features.views import Augmentation, View, ViewTransform
+from src.store.store import FeatureStore
 
-TINY = "local-dir:src/features/tiny"
+TINY = "local-dir:src/clip/tiny"
 PROMPTS = [[f"a photo of the letter {name}."] for name in "abc"]
 TRAINER = partial(
     Trainer, accelerator="cpu", logger=False, enable_checkpointing=False,

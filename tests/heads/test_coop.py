@@ -143,10 +143,10 @@ def test_a_copy_has_a_context_of_its_own():
 
 
 def test_with_words_for_a_context_it_is_zero_shot_clip():
-    from src.features.clip import FrozenClip
-    from src.features.text_tower import TextTower
+    from src.clip.model import FrozenClip
+    from src.clip.text_tower import TextTower
 
-    clip = FrozenClip.load("local-dir:src/features/tiny", None)
+    clip = FrozenClip.load("local-dir:src/clip/tiny", None)
     tower = TextTower(clip)
     embeddings, ends = tower.embed(["a", "q", "z"], n_context=5)
     head = CoOp(tower, embeddings, ends, clip.logit_scale, n_context=5)

@@ -6,7 +6,7 @@ from src.heads.calip import Calip
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
-from src.selection import VIEW_WEIGHTS, ViewSearch
+from src.methods.search import VIEW_WEIGHTS, ViewSearch
 
 N, V, S, C, D = 5, 3, 4, 3, 6
 WEIGHTS = [1.0, 0.5, 2.5]

@@ -13,7 +13,7 @@ from src.errors import UserError
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
 from src.heads.zero_shot import ZeroShot
-from src.selection import Range, Search
+from src.methods.search import Range, Search
 from tests.caltech101 import CLASSES
 from tests.heads import plain
 from tests.shared import SHARED, needs_shared

@@ -104,7 +104,7 @@ def test_pretraining_never_imports_the_datasets_it_is_judged_by():
     code = (
         "import sys, src.pretrain.__main__;"
         "print([name for name in sys.modules if name in"
-        "('src.data.digits', 'src.data.letters', 'sklearn.datasets', 'src.features.projection')])"
+        "('src.data.digits', 'src.data.letters', 'sklearn.datasets', 'src.clip.projection')])"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -11,21 +11,21 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from src.clip.crops import Augmentation
 from src.config import build
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
-from src.data.texts import listing
+from src.data.text_files import listing
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
-from src.features.store import FeatureStore
-from src.features.views import Augmentation
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.methods.base import Method
-from src.selection import Search, ViewSearch, search_from
+from src.methods.search import Search, ViewSearch, search_from
+from src.store.store import FeatureStore
 
 
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:

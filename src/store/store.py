@@ -20,9 +20,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from src.errors import UserError
-from src.features.entry import FeatureEntry, open_entry
-from src.features.shards import DamageError, shard_count
-from src.features.writer import AT_ONCE, EntryWriter, clean, find_pending
+from src.store.entry import FeatureEntry, open_entry
+from src.store.shards import DamageError, shard_count
+from src.store.writer import AT_ONCE, EntryWriter, clean, find_pending
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 

@@ -12,8 +12,8 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 
-from src.features.shards import FORMAT, DamageError, check_shard, shard_rows
 from src.files import write_json
+from src.store.shards import FORMAT, DamageError, check_shard, shard_rows
 
 MANIFEST = "manifest.json"
 

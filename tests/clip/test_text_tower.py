@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from src.clip import text_tower
+from src.clip.model import FrozenClip
+from src.clip.text_tower import TextTower
 from src.errors import UserError
-from src.features import text_tower
-from src.features.clip import FrozenClip
-from src.features.text_tower import TextTower
 
 CONTEXT = "a photo of the small red"
 CLASS_NAMES = ["cat", "snow_leopard", "x", "Boeing 747-400", "dog", "a very old oak tree", "7"]
@@ -68,7 +68,7 @@ def test_features_of_real_words_are_open_clips(load, monkeypatch, kind, classes_
 
 
 def test_tiny_gives_the_features_of_its_own_prompts():
-    clip = FrozenClip.load("local-dir:src/features/tiny", None)
+    clip = FrozenClip.load("local-dir:src/clip/tiny", None)
     tower = TextTower(clip)
     words = tower.token_embedding(clip.tokenizer(["a photo of the letter"]))[0, 1:6]
     embeddings, ends = tower.embed(["a", "q", "z"], n_context=5)

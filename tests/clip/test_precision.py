@@ -5,11 +5,11 @@ import torch
 from lightning import Trainer
 from torch.nn.functional import cosine_similarity
 
+from src.clip.precision import AUTO, BFLOAT16, FLOAT32, resolve
 from src.data import digits
 from src.data.images import ImageArrays
-from src.features.precision import AUTO, BFLOAT16, FLOAT32, resolve
 from src.features.source import ImageFeatures
-from src.features.store import FeatureStore
+from src.store.store import FeatureStore
 
 TRAINER = partial(
     Trainer, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -34,7 +34,7 @@ def source(tmp_path):
 
     def make(precision):
         return ImageFeatures(
-            "digits", dataset, [["a"]], "tiny", "local-dir:src/features/tiny", None, precision, 16,
+            "digits", dataset, [["a"]], "tiny", "local-dir:src/clip/tiny", None, precision, 16,
             FeatureStore(tmp_path), TRAINER,
         )  # fmt: skip
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from src.cross_dataset import find_classes
 from src.data.images import ImageArrays, ImageFiles
 from src.errors import UserError
+from src.job.shift import find_classes
 from src.results.record import Result
 from tests import replica
 from tests.cli import calipers, refused

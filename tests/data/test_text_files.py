@@ -1,6 +1,6 @@
 import pytest
 
-from src.data.texts import listing, read_lines
+from src.data.text_files import listing, read_lines
 from src.errors import UserError
 
 

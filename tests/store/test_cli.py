@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config import run_command
+from src.command_line import run_command
 from src.features.__main__ import main
-from src.features.store import FeatureStore
+from src.store.store import FeatureStore
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import UserError
-from src.selection import Range, Search, correct_interval
+from src.methods.search import Range, Search, correct_interval
 
 OUTER, INNER = Range("beta3", 0.01, 1.0, 5), Range("beta2", 0.01, 8.0, 23)
 

@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 from src.config import build, compose
 from src.data.images import ImageDataset
 from src.data.point_clouds import PointClouds
-from src.data.texts import listing
+from src.data.text_files import listing
 from src.errors import UserError
 
 if TYPE_CHECKING:

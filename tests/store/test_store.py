@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.features import entry as entry_module
-from src.features import store as store_module
-from src.features.entry import verify
-from src.features.store import FeatureStore
+from src.store import entry as entry_module
+from src.store import store as store_module
+from src.store.entry import verify
+from src.store.store import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = {"dataset": "dtd", "split": "test", "backbone": "rn50", "fingerprint": "ab", "view": None}

@@ -6,13 +6,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src import attention_images
 from src.config import build, compose, config_hash
 from src.data.images import ImageArrays, Item
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule
 from src.features.precomputed import Rows
 from src.heads.calip import Calip
+from src.job import attention_images
 from src.methods.base import Method
 from src.results import attention
 from tests.cli import calipers, refused, result

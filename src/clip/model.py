@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 from torchvision.transforms import Compose
 
+from src.clip.weights import load_model
 from src.errors import UserError
-from src.features.weights import load_model
 
 PROMPTS_PER_PASS = 256
 SAME_TEXT = 1 - 1e-6
@@ -50,7 +50,7 @@ class FrozenClip(nn.Module):
 
     @classmethod
     def load(cls, architecture: str, pretrained: str | None) -> "FrozenClip":
-        """Build a model in float32 with its weights; see `src.features.weights.load_model`."""
+        """Build a model in float32 with its weights; see `src.clip.weights.load_model`."""
         return cls(*load_model(architecture, pretrained), architecture)
 
     @torch.no_grad()

@@ -13,8 +13,9 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 
-from src.features.entry import MANIFEST, status
-from src.features.shards import (
+from src.files import flush, write_json
+from src.store.entry import MANIFEST, status
+from src.store.shards import (
     FORMAT,
     DamageError,
     check_shard,
@@ -24,7 +25,6 @@ from src.features.shards import (
     shard_rows,
     write_shard,
 )
-from src.files import flush, write_json
 
 AT_ONCE = 2
 """Shards that are written at a time."""

@@ -3,9 +3,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
+from src.clip.crops import Augmentation, View, ViewTransform
 from src.data.images import Item
 from src.errors import UserError
-from src.features.views import Augmentation, View, ViewTransform
 
 INFERENCE = Compose([Resize(16), CenterCrop(16), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
 IMAGE = Image.effect_noise((40, 30), 90).convert("RGB")

@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from src.clip.model import FrozenClip
+from src.clip.weights import weights_id
 from src.errors import UserError
-from src.features.clip import FrozenClip
-from src.features.weights import weights_id
 
 ROOT = Path(__file__).parents[2]
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -200,7 +200,7 @@ def test_the_model_is_frozen_and_in_evaluation_mode() -> None:
 def test_text_features_are_the_plain_loop(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.features.clip.PROMPTS_PER_PASS", 2)
+    monkeypatch.setattr("src.clip.model.PROMPTS_PER_PASS", 2)
     clip = FrozenClip.load(architecture, None)
     if architecture.startswith("small"):
         scattered(clip.model)
@@ -266,7 +266,7 @@ def test_random_weights_are_reproducible_and_leave_the_generator_alone() -> None
 def test_loading_speaks_once_of_random_weights(caplog: pytest.LogCaptureFixture) -> None:
     FrozenClip.load("small-tok", None)
     messages = [(record.name, record.levelname) for record in caplog.records]
-    assert messages == [("src.features.weights", "WARNING")]
+    assert messages == [("src.clip.weights", "WARNING")]
     assert "random weights" in caplog.text
     assert logging.root.manager.disable == logging.NOTSET
 
@@ -516,7 +516,7 @@ def test_weights_are_identified_by_their_content(tmp_path: Path) -> None:
 
 def test_identifying_weights_does_not_import_open_clip() -> None:
     code = (
-        "import sys; from src.features.weights import weights_id; weights_id('RN50', 'openai');"
+        "import sys; from src.clip.weights import weights_id; weights_id('RN50', 'openai');"
         "sys.exit('open_clip' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

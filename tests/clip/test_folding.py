@@ -4,7 +4,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
-from src.features.folding import fold
+from src.clip.folding import fold
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 

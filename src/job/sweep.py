@@ -28,7 +28,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.config import explain, fail, rerun_command
+from src.command_line import explain, fail
+from src.config import rerun_command
 from src.files import replacing, write_json
 from src.results.ending import present
 from src.results.record import FILE, Result

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from src.features.projection import ANGLES, NAMES, depth_maps, rotations
+from src.clip.projection import ANGLES, NAMES, depth_maps, rotations
 
 
 def turn(angle, first, second):

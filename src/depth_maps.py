@@ -1,4 +1,4 @@
-"""`python -m src.features.depth_maps dataset=solids`: a picture of what CLIP sees of point clouds.
+"""`python -m src.depth_maps dataset=solids`: a picture of what CLIP sees of point clouds.
 
 One row for each class, the first cloud of its test split, and one column for each view.
 """
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from src.config import build, compose, run_command
+from src.command_line import run_command
+from src.config import build, compose
 from src.data.point_clouds import PointClouds
 from src.errors import UserError
 from src.files import replacing
@@ -27,7 +28,7 @@ def main() -> None:
         UserError: the dataset holds no point clouds to draw, or cannot be read; or the output is
             no file that a picture can be written to.
     """
-    parser = argparse.ArgumentParser(prog="python -m src.features.depth_maps", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m src.depth_maps", description=__doc__)
     parser.add_argument("settings", nargs="*", help="e.g. dataset=modelnet10 dataset.views=10")
     parser.add_argument("--output", type=Path, help="default: depth_maps_<dataset>.png")
     arguments = parser.parse_args()
@@ -54,7 +55,7 @@ def draw(
     import torch
     from matplotlib.figure import Figure
 
-    from src.features import projection
+    from src.clip import projection
 
     maps = projection.depth_maps(torch.from_numpy(points), views).numpy()
     shown = np.where(maps > 0, projection.DISTANCE + 1 - maps + 0.3, 0)

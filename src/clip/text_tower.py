@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from src.clip.model import FrozenClip, check_words
 from src.data.prompts import make_prompts
 from src.errors import UserError
-from src.features.clip import FrozenClip, check_words
 
 CLASSES_PER_PASS = 128
 """In one packed sequence: enough to share the prefix, few enough to keep the attention small."""

@@ -1,0 +1,64 @@
+"""How a command ends: a user's mistake in one message, a bug in its traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from src.errors import UserError
+
+UNWRITABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+EXPLANATIONS: list[Callable[[Exception], str | None]] = []
+"""What other modules add to `explain`, each for the exceptions of a library that it uses."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command line; a user's mistake ends it with one message and exit code 2.
+
+    Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with explaining():
+            main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Let a user's mistake end the program with one message; bugs keep their traceback."""
+    try:
+        yield
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        fail(message)
+
+
+def fail(message: str) -> None:
+    """Print one message to stderr and exit with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def explain(error: Exception) -> str | None:
+    """Say what the user can mend, or None if the exception is a bug."""
+    match error:
+        case UserError():
+            return str(error)
+        case OSError(errno=number, filename=str(name)) if number in UNWRITABLE:
+            return f"cannot write {name}: {error.strerror}. Choose another folder or free it."
+    return next((message for each in EXPLANATIONS if (message := each(error))), None)
