@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, Turns, take_turns
-from src.clip.crops import View
+from src.clip.crops import Crop
 from src.clip.model import FrozenClip
 from src.clip.precision import AUTO, BFLOAT16, FLOAT32, has_bfloat16_units, resolve
 from src.data.digits import read
@@ -98,7 +98,7 @@ def encoding(clip: FrozenClip, precision: str) -> Turns:
     images = torch.split(torch.randn(ENCODED, 3, *clip.image_size), BATCH)
     batches = [{"shard": 0, "images": one, "label": torch.zeros(len(one))} for one in images]
     loader: DataLoader[Any] = DataLoader(_Batches(batches), batch_size=None)
-    runner, encoder = trainer(precision=precision), Encoder(deepcopy(clip), spatial=False)
+    runner, encoder = trainer(precision=precision), Encoder(deepcopy(clip), ["global"])
 
     def ours() -> None:
         runner.predict(encoder, loader, return_predictions=False)
@@ -142,7 +142,7 @@ def fidelity_of_tiny() -> Iterator[Figure]:
             features[precision] = _extracted(
                 dataset, items, clip, precision, Path(folder), batch_size=256
             )
-    text = FrozenClip.load(TINY, None).encode_text(prompts)
+    text = FrozenClip.load(TINY, None).encode_text(prompts).text
     half, full = features[BFLOAT16], features[FLOAT32]
     same = float(((half @ text.T).argmax(dim=1) == (full @ text.T).argmax(dim=1)).float().mean())
     yield Figure(
@@ -212,9 +212,9 @@ def _extracted(
     """Extract as a run does; the global features, as they are stored."""
     store, key = FeatureStore(folder), {"dataset": "d", "split": "test", "backbone": "b"}
     runner = partial(trainer, precision=precision)
-    views = [View(item, None) for item in items]
+    crops = [Crop(item, None) for item in items]
     with store.writing(key, len(items), 4 * batch_size) as writer:
-        extract(dataset, views, None, clip, False, writer, batch_size, runner)
+        extract(dataset, crops, None, clip, ["global"], writer, batch_size, runner)
     entry = store.open(key)
     assert entry is not None
     return entry.tensor("global").float()

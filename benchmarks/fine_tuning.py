@@ -20,6 +20,7 @@ from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
 from src.methods.trained import Schedule, Trained
+from src.results.scores import make_metrics
 
 SHOTS, CLASSES, DIMENSIONS, VIEWS = 16, 1000, 1024, 10
 BATCH, EPOCHS, MEASURED_EPOCHS = 256, 20, 1
@@ -48,7 +49,9 @@ def figures() -> Iterator[Figure]:
     batches = SupportBatches(support.features, label, head.inputs)
 
     def ours() -> None:
-        method = Trained(head, CLASSES, optimizer, Schedule(MEASURED_EPOCHS), keep="last")
+        method = Trained(
+            head, make_metrics(CLASSES), optimizer, Schedule(MEASURED_EPOCHS), keep="last"
+        )
         data = FeatureDataModule(
             head.inputs, BATCH, test=unused, train=batches, train_batch_size=BATCH
         )

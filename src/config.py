@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -26,19 +25,25 @@ from omegaconf.errors import MissingMandatoryValue
 
 from src.command_line import EXPLANATIONS, explain
 from src.errors import UserError, require_integer
+from src.files import CONFIG_DIR, ROOT
+from src.resolvers import check_backbone
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG_DIR = ROOT / "conf"
 WITHOUT_EFFECT = {
     "attention_images", "force", "group", "hydra", "logger", "paths", "save_predictions", "trainer",
 }  # fmt: skip
-"""Parts of the configuration that no figure depends on."""
+"""Parts of the configuration that no metric depends on."""
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Hash the parts of a configuration that can change what a run finds."""
+    """Hash the parts of a configuration that can change what a run finds.
+
+    Where the project itself lies is not among them, nor which tables its settings were looked up
+    in: their values are.
+    """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+    relevant["method"].pop("settings", None)
+    content = json.dumps(relevant, sort_keys=True).replace(str(ROOT), "")
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _resolved(cfg: DictConfig, key: Any) -> Any:
@@ -47,13 +52,6 @@ def _resolved(cfg: DictConfig, key: Any) -> Any:
 
 
 OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_), replace=True)
-OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
-# ${threshold:${shots},{1: 50, 8: 200}}: the entry of the largest key that is not above the value.
-OmegaConf.register_new_resolver(
-    "threshold",
-    lambda value, table: table[max(key for key in table if key <= max(value, min(table)))],
-    replace=True,
-)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -77,7 +75,8 @@ def validate(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a mandatory value is missing, a number is out of range, `dataset.name` is no
-            text, or `on_bad_image` is neither `stop` nor `skip`.
+            text, `backbone.name` belongs to another backbone, or `on_bad_image` is neither `stop`
+            nor `skip`.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -88,6 +87,7 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(
             f"dataset.name={cfg.dataset.name} is not text: quote it, as 'dataset.name=\"mine\"'."
         )
+    check_backbone(cfg)
     require_integer("shots", cfg.shots, least=1)
     require_integer("seed", cfg.seed, least=0)
     for key in ("batch_size", "backbone.batch_size"):

@@ -1,7 +1,7 @@
 """`python -m src.dashboard --entity NAME`: write the saved view of a W&B project.
 
-A run of W&B is one run here, so its record is what is plotted, not a history. The library's
-interface is in public preview.
+A W&B run is one run of Calipers, so its record is plotted, not a history. The interface of
+`wandb_workspaces` is a public preview.
 """
 
 import argparse
@@ -9,20 +9,24 @@ from typing import Any
 
 from src.command_line import run_command
 from src.errors import UserError
+from src.results.metrics import METRICS
 
 NAME = "accuracy by shots"
 GROUPED_BY = "method.name"
-COLUMNS = ("dataset", "adapted_on", "backbone", "method", "shots", "seed", "selection", "accuracy")
+METRIC_NAMES = tuple(metric.name for metric in METRICS)
+COLUMNS = (
+    "dataset", "adapted_on", "backbone", "method", "shots", "seed", "selection", *METRIC_NAMES,
+)  # fmt: skip
 SETTINGS = ("alpha", "beta", "beta2", "beta3", "c", "residual_ratio")
 MOST_RUNS = 1000
-"""That a panel shows; a table of eleven datasets has more runs than W&B's default of 10."""
+"""How many runs a panel shows. W&B's default is 10, and a table of eleven datasets has more."""
 
 
 def main() -> None:
     """Write the view, or print what would be written.
 
     Raises:
-        UserError: W&B refuses: no key, no network, no such entity.
+        UserError: W&B refuses, because there is no key, no network or no such entity.
     """
     parser = argparse.ArgumentParser(
         prog="python -m src.dashboard", description="Write the saved view of a W&B project."
@@ -52,7 +56,7 @@ def view(entity: str, project: str, group: str | None = None) -> Any:
 
     summary = panels.SummaryMetric
     coordinates = ["shots", *(f"hyperparameters.{name}" for name in SETTINGS)]
-    coordinates += ["validation_accuracy", "ece", "accuracy"]
+    coordinates += ["validation_accuracy", *reversed(METRIC_NAMES)]
     sections = {
         "accuracy against shots": [
             panels.ScatterPlot(

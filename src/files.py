@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_DIR = ROOT / "conf"
+
 
 @contextmanager
 def replacing(path: Path, flushed: bool = True) -> Iterator[Path]:

@@ -16,12 +16,13 @@ from rich.progress import track
 from rich.table import Table
 
 from src.command_line import run_command
-from src.config import CONFIG_DIR, build, compose
+from src.config import build, compose
 from src.data.check import MISSING, DatasetFiles, distinct, examine, kind, leaked, wrong_counts
 from src.data.download import Download, fetch, verify
 from src.data.images import ImageDataset, ImageFiles, Splits
 from src.data.point_clouds import HDF5Clouds, PointClouds
 from src.errors import UserError
+from src.files import CONFIG_DIR
 
 ALL = "all"
 """As `dataset=all`: every dataset whose YAML says where its files come from."""

@@ -1,6 +1,6 @@
-"""`python -m src.report DIR...`: what all runs below some folders found, as tables and one page.
+"""`python -m src.report DIR...`: the results below some folders, as tables and one page.
 
-Imports no torch.
+It imports no torch.
 """
 
 import argparse

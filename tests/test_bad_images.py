@@ -8,7 +8,7 @@ from tests import replica
 from tests.cli import calipers, refused, result
 
 ARGUMENTS = (
-    "method=tip_adapter", "method.support.views=2", "dataset=dtd", "shots=6", "logger=none",
+    "method=tip_adapter", "method.support.crops=2", "dataset=dtd", "shots=6", "logger=none",
     "selection=fixed", *replica.TINY,
 )  # fmt: skip
 

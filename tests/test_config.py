@@ -6,13 +6,13 @@ from hydra.utils import get_class
 
 from src.command_line import explain, run_command
 from src.config import (
-    CONFIG_DIR,
     as_lists,
     compose,
     config_hash,
     validate,
 )
 from src.errors import UserError
+from src.files import CONFIG_DIR
 from src.job.assembly import make_class_prompts
 
 

@@ -22,6 +22,7 @@ def test_a_dry_run_prints_what_it_would_create_and_needs_no_network(monkeypatch,
         "ScatterPlot: top-1 accuracy (%) by shots",
         "ParallelCoordinatesPlot: ",
         "hyperparameters.alpha",
+        "accuracy, mean_class_accuracy, macro_f1, top5_accuracy, ece, nll, brier",
         "WeavePanelSummaryTable: runs",
     ):
         assert expected in printed

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_method
 
-from src.config import CONFIG_DIR, build, compose
+from src.config import build, compose
 from src.data.download import Download
 from src.errors import UserError
+from src.files import CONFIG_DIR
 from src.prepare import main
 from tests import replica
 from tests.cli import calipers, run

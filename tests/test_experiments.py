@@ -8,7 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from src.command_line import run_command
-from src.config import CONFIG_DIR, ROOT, compose
+from src.config import compose
+from src.files import CONFIG_DIR, ROOT
 from src.job import sweep
 from src.results.record import Result
 from src.run import main
@@ -20,7 +21,7 @@ SHIFTS = ("imagenet_v2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 SMALLER = {
     "ablation_calip_betas": ["method.head.beta2=0.0,1.12", "method.head.beta3=0.0,0.02"],
     "ablation_tip_adapter_cache_size": ["++method.head.cache_size=1,2", "shots=2"],
-    "ablation_tip_adapter_views": ["++method.support.views=1,2"],
+    "ablation_tip_adapter_crops": ["++method.support.crops=1,2"],
     "calip_table_3d": ["dataset.prompts='${paths.data}/${dataset.name}.json'"],
     "solids_demo": [
         "++dataset.points=256",

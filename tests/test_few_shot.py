@@ -115,7 +115,7 @@ def test_a_run_does_not_depend_on_whether_its_features_were_stored(sweep, tmp_pa
             ["method=clip_adapter", "shots=2", "method.module.optimizer.lr=1e30"],
             "try a lower method.module.optimizer.lr",
         ),
-        (["method=tip_adapter", "method.support.views=0"], "method.support"),
+        (["method=tip_adapter", "method.support.crops=0"], "method.support"),
         (["method=coop", "method.training.epochs=1"], "epochs=1 must be more than warmup_epochs"),
         (["method=coop", "method.head.n_context=40"], "n_context=40"),
     ],

@@ -31,7 +31,7 @@ def letters(tmp_path):
 def test_a_folder_of_classes_goes_through_a_few_shot_method(tmp_path, letters):
     arguments = (
         "method=tip_adapter", "dataset=folder", f"dataset.path={letters}", "dataset.name=mine",
-        "shots=2", "method.support.views=1", *TINY,
+        "shots=2", "method.support.crops=1", *TINY,
     )  # fmt: skip
     done = calipers(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr

@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from src.config import CONFIG_DIR, compose
+from src.config import compose
 from src.errors import UserError
+from src.files import CONFIG_DIR
 from src.prepare import main
 from tests import replica, replica_3d
 from tests.cli import refused

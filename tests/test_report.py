@@ -1,4 +1,4 @@
-"""The report of a real sweep, opened in a real browser."""
+"""The report on a real sweep, opened in a real browser."""
 
 import re
 import shutil
@@ -35,10 +35,12 @@ def test_the_answers_of_a_run_are_kept(sweep):
     assert outcome.class_names == list("0123456789")
     accuracy = 100 * np.mean(outcome.label == outcome.prediction)
     assert accuracy == pytest.approx(result.accuracy, abs=1e-4)
-    assert np.mean(outcome.class_accuracy()) == pytest.approx(result.mean_class_accuracy, abs=1e-4)
+    assert np.mean(outcome.class_accuracy()) == pytest.approx(
+        result.metrics["mean_class_accuracy"], abs=1e-4
+    )
     assert list(outcome.search_axes) == ["beta", "alpha"]
     assert outcome.search.shape == (200, 20)
-    # The search looks between the points of the grid, too.
+    # The search looks between the points of the grid as well.
     assert outcome.search.max() <= result.validation_accuracy + 1e-4
     assert Outcome.read(jobs(sweep.parent)[0] / "outcome.safetensors").search is None
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.config import ROOT
 from src.data.images import ImageArrays, Item
+from src.files import ROOT
 from src.results.record import Result
 from tests import replica
 from tests.cli import calipers, jobs, refused, result, run

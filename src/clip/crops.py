@@ -1,4 +1,4 @@
-"""Augmented views of an image, the same ones every time."""
+"""Random crops of an image, the same ones every time."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,38 +21,38 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How to view an image: a random crop, resized bicubically, perhaps mirrored.
+    """How to draw crops of an image, each resized bicubically and perhaps mirrored.
 
     Attributes:
-        views: how many views of each image, 1 or more.
+        crops: how many crops of each image, 1 or more.
         min_scale: the least share of the image's area that a crop keeps, above 0, at most 1.
-        horizontal_flip: mirror each view with a chance of one half.
+        horizontal_flip: mirror each crop with a chance of one half.
     """
 
-    views: int
+    crops: int
     min_scale: float
     horizontal_flip: bool
 
     def __post_init__(self) -> None:
-        if self.views < 1 or not 0 < self.min_scale <= 1:
+        if self.crops < 1 or not 0 < self.min_scale <= 1:
             raise UserError(
-                f"views={self.views} must be 1 or more, and min_scale={self.min_scale} above 0 and "
+                f"crops={self.crops} must be 1 or more, and min_scale={self.min_scale} above 0 and "
                 "at most 1: correct method.support."
             )
 
 
-class View(NamedTuple):
-    """One look at one image; view None is CLIP's own inference transform."""
+class Crop(NamedTuple):
+    """One crop of one image; the number None stands for CLIP's own inference transform."""
 
     item: Item
     number: int | None
 
 
-class ViewTransform:
+class CropTransform:
     """Turn an image into what CLIP reads: float32 `[3, h, w]`.
 
-    The crop of a view depends on the image's key and the view's number alone: not on the order of
-    images, the number of workers or the run's seed.
+    A crop depends only on the image's key and the crop's number: not on the order of images, the
+    number of workers or the run's seed.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ViewTransform:
         Args:
             inference: CLIP's inference transform, which ends in to-tensor and normalisation.
             size: height and width that CLIP reads.
-            augmentation: how to crop; None if there are only views without a number.
+            augmentation: how to crop; None if there are only crops without a number.
         """
         self.inference = inference
         if augmentation is not None:
@@ -79,12 +79,12 @@ class ViewTransform:
                 ]
             )
 
-    def __call__(self, image: Image.Image, view: View) -> Float[Tensor, "3 h w"]:
+    def __call__(self, image: Image.Image, crop: Crop) -> Float[Tensor, "3 h w"]:
         tensor: Tensor
-        if view.number is None:
+        if crop.number is None:
             tensor = self.inference(image)
             return tensor
-        digest = hashlib.sha256(f"{view.number} {view.item.key}".encode()).digest()
+        digest = hashlib.sha256(f"{crop.number} {crop.item.key}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:8], "little"))
             tensor = self.augmented(image)

@@ -1,21 +1,36 @@
 """The frozen CLIP: global and spatial image features, and text features."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 from torchvision.transforms import Compose
 
 from src.clip.weights import load_model
+from src.data.text_files import at_most
 from src.errors import UserError
 
 PROMPTS_PER_PASS = 256
 SAME_TEXT = 1 - 1e-6
 """Cosine similarity from which two classes cannot be told apart in float32."""
+
+
+class TextFeatures(NamedTuple):
+    """The text features of some classes, float32 `[c, d]`.
+
+    Attributes:
+        text: the ensemble of Radford et al. (2021), section 3.1.4: each prompt's feature is
+            normalised, the mean over a class's prompts is normalised again. Of length 1.
+        raw_text: the mean of the prompts' features as CLIP gives them. TaskRes and CLAP start from
+            it, and its length matters to them: about 10 for OpenAI's ViT-B/32.
+    """
+
+    text: Float[Tensor, "c d"]
+    raw_text: Float[Tensor, "c d"]
 
 
 class FrozenClip(nn.Module):
@@ -53,6 +68,19 @@ class FrozenClip(nn.Module):
         """Build a model in float32 with its weights; see `src.clip.weights.load_model`."""
         return cls(*load_model(architecture, pretrained), architecture)
 
+    def encode(
+        self, images: Shaped[Tensor, "n ..."], names: Collection[str]
+    ) -> dict[str, Float[Tensor, "n ..."]]:
+        """Compute the features that `names` lists (`src.heads.base.IMAGE_FEATURES`), by name.
+
+        Raises:
+            UserError: the architecture does not have one of them.
+        """
+        if set(names) <= {"global"}:
+            return {"global": self.encode_image(images)}
+        whole, spatial = self.encode_image_spatial(images)
+        return {"global": whole, "spatial": spatial}
+
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Compute global features in the joint space, not normalised.
@@ -73,9 +101,9 @@ class FrozenClip(nn.Module):
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n s d"]]:
         """Compute global and spatial features in the joint space by one forward pass.
 
-        A position's spatial feature takes the way of the global one, as in CALIP (Guo et al.,
-        2023): ResNets run the attention pooling with every position as a query, vision transformers
-        send every patch token through the last normalisation and the projection.
+        A position's spatial feature is computed in the way of the global one, as in CALIP (Guo et
+        al., 2023): ResNets run the attention pooling with every position as a query; vision
+        transformers send every patch token through the last normalisation and the projection.
 
         Returns:
             The global features, equal to `encode_image`'s, and the spatial ones, row by row from
@@ -108,16 +136,11 @@ class FrozenClip(nn.Module):
         )
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "c d"]:
-        """Compute one text feature per class: encode, normalise, average the prompts, normalise.
-
-        The ensembling of Radford et al. (2021), section 3.1.4.
+    def encode_text(self, prompts: Sequence[Sequence[str]]) -> TextFeatures:
+        """Compute the text features of each class from its prompts.
 
         Args:
             prompts: for every class, one prompt or more.
-
-        Returns:
-            Float32, of length 1.
 
         Raises:
             UserError: a prompt is longer than the model's context or has a word that the model
@@ -129,11 +152,11 @@ class FrozenClip(nn.Module):
             self._encode_tokens(self.tokenizer(flat[start : start + PROMPTS_PER_PASS]))
             for start in range(0, len(flat), PROMPTS_PER_PASS)
         ]
-        each = normalize(torch.cat(chunks).float(), dim=-1)
-        by_class = torch.split(each, [len(of_class) for of_class in prompts])
-        features = normalize(torch.stack([group.mean(dim=0) for group in by_class]), dim=-1)
+        raw = torch.cat(chunks).float()
+        sizes = [len(of_class) for of_class in prompts]
+        features = normalize(_means(normalize(raw, dim=-1), sizes), dim=-1)
         self._check_distinct(features, prompts)
-        return features
+        return TextFeatures(features, _means(raw, sizes))
 
     def _encode_tokens(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
         model = self.model
@@ -144,11 +167,12 @@ class FrozenClip(nn.Module):
         # without the padding it gives the same features, for prompts of 10 tokens 9 times faster.
         length = int(tokens.argmax(dim=-1).max()) + 1
         shortened = {
-            "positional_embedding": model.positional_embedding[:length],
-            "attn_mask": model.attn_mask[:length, :length],
+            "model.positional_embedding": model.positional_embedding[:length],
+            "model.attn_mask": model.attn_mask[:length, :length],
         }
-        inputs = {"text": tokens[:, :length]}
-        features: Tensor = torch.func.functional_call(model, shortened, kwargs=inputs)[1]
+        features: Tensor = torch.func.functional_call(
+            _TextEncoder(model), shortened, tokens[:, :length]
+        )
         return features
 
     def _check_prompts(self, prompts: Sequence[str]) -> None:
@@ -178,9 +202,26 @@ class FrozenClip(nn.Module):
         ]
         if same:
             raise UserError(
-                f"{self.architecture} cannot tell apart {_listing(same)}: their text features are "
+                f"{self.architecture} cannot tell apart {at_most(same)}: their text features are "
                 "equal. Rename or merge the classes."
             )
+
+
+class _TextEncoder(nn.Module):
+    """Encode text as a call of a module, which `functional_call` needs; without normalising."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
+        features: Tensor = self.model.encode_text(tokens)
+        return features
+
+
+def _means(rows: Float[Tensor, "p d"], sizes: Sequence[int]) -> Float[Tensor, "c d"]:
+    """Average groups of rows, the sizes of which are given in order."""
+    return torch.stack([group.mean(dim=0) for group in torch.split(rows, list(sizes))])
 
 
 def check_words(
@@ -206,8 +247,8 @@ def check_words(
                     unknown.setdefault(word, prompt)
     if unknown:
         raise UserError(
-            f"{architecture} does not know the word(s) {_listing(unknown)} (as in "
-            f"{_listing(map(repr, dict.fromkeys(unknown.values())))}): rename the classes, "
+            f"{architecture} does not know the word(s) {at_most(unknown)} (as in "
+            f"{at_most(map(repr, dict.fromkeys(unknown.values())))}): rename the classes, "
             "change the template, or choose another backbone."
         )
 
@@ -255,9 +296,3 @@ def _global_attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Flo
     joined = (attended.transpose(0, 1) @ value.mT).transpose(0, 1).flatten(start_dim=1)
     pooled: Tensor = pool.c_proj(joined + pool.v_proj.bias)
     return pooled
-
-
-def _listing(items: Iterator[str] | Sequence[str] | dict[str, str], most: int = 5) -> str:
-    every = list(items)
-    rest = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + rest

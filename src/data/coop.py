@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from src.data.images import ImageFiles, Item
+from src.data.images import SPLITS, ImageFiles, Item
 from src.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 
 def read(root: str, images: str, split_file: str) -> ImageFiles:

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from src.data.images import ImageFiles, Item
+from src.data.images import SPLITS, ImageFiles, Item
 from src.data.text_files import read_lines
 from src.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 _REMEDY = "Move its folder away and fetch it anew by `python -m src.prepare dataset=fgvc_aircraft`."
 

@@ -8,11 +8,10 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from src.data.images import ImageFiles, Item
+from src.data.images import SPLITS, ImageFiles, Item
 from src.data.text_files import listing, read_json_object, read_text
 from src.errors import UserError, require_integer
 
-SPLITS = ("train", "val", "test")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEAST = 3
 """Images of a class that is to be divided: one for each split."""
@@ -69,7 +68,7 @@ def read(
     ]
     if few:
         raise UserError(
-            f"{origin} has too few images of {listing(few, ())} to divide into train, val and "
+            f"{origin} has too few images of {listing(few)} to divide into train, val and "
             f"test: a class needs {LEAST} or more. Add images, or divide them yourself."
         )
     splits = _divide(sorted(images), split_seed)
@@ -99,7 +98,7 @@ def _found(root: Path) -> list[_Image]:
         others = [str(each) for each in _visible(root) if each.is_dir() and each not in tops]
         if others:
             raise UserError(
-                f"{root} holds the split test, and {listing(others, ())} beside it: "
+                f"{root} holds the split test, and {listing(others)} beside it: "
                 f"call splits {', '.join(SPLITS)}, and move away what is none."
             )
     folders = [folder for top in tops for folder in _visible(top) if folder.is_dir()]
@@ -115,14 +114,14 @@ def _found(root: Path) -> list[_Image]:
     if empty or not images:
         raise UserError(
             f"there is no image ({', '.join(sorted(EXTENSIONS))}) in "
-            f"{listing([*map(str, empty.values())], ()) or f'any class folder of {root}'}. "
+            f"{listing([*map(str, empty.values())]) or f'any class folder of {root}'}. "
             "dataset.path must hold <class>/<image>, or {train,val,test}/<class>/<image>; remove "
             "folders that are no classes."
         )
     if nested := [str(each) for one in folders for each in _visible(one) if each.is_dir()]:
         raise UserError(
             "images of a class must lie in its folder itself, and there are folders in it: "
-            f"{listing(nested, ())}. Move their images up, or list them by dataset.csv."
+            f"{listing(nested)}. Move their images up, or list them by dataset.csv."
         )
     return images
 

@@ -47,7 +47,7 @@ def read(root: str) -> ImageFiles:
     if train and train.keys() != test.keys():
         different = sorted(train.keys() ^ test.keys())
         raise UserError(
-            f"{images} has {listing(different, ())} in only one of train and val: both must have "
+            f"{images} has {listing(different)} in only one of train and val: both must have "
             "the same classes. Complete them, or remove the classes that you do not want."
         )
     held_out = {wnid: _hold_out(wnid, files) for wnid, files in train.items()}
@@ -98,7 +98,7 @@ def read_numbered_shift(root: str, images: str, class_names: str) -> ImageFiles:
     if different := sorted(found.keys() ^ {*numbers}):
         raise UserError(
             f"{top} must hold the folders 0 to {len(names) - 1}, one for each class of "
-            f"{CLASS_NAMES}, and differs in {listing(different, ())}. Fetch it anew."
+            f"{CLASS_NAMES}, and differs in {listing(different)}. Fetch it anew."
         )
     return _test_only(top, names, _items({number: found[number] for number in numbers}))
 
@@ -132,7 +132,7 @@ def _by_class(top: Path, names: Mapping[str, str]) -> dict[str, list[str]]:
     found = _by_folder(top)
     if unknown := [folder for folder in found if folder not in names]:
         raise UserError(
-            f"{top} has folders that are no classes of {CLASS_NAMES}: {listing(unknown, ())}. "
+            f"{top} has folders that are no classes of {CLASS_NAMES}: {listing(unknown)}. "
             "Remove them, or complete that file."
         )
     return found
@@ -155,7 +155,7 @@ def _by_folder(top: Path) -> dict[str, list[str]]:
         raise UserError(f"{top} must hold a folder for each class, and has none: sort the images.")
     if empty := [str(top / folder) for folder, files in found.items() if not files]:
         raise UserError(
-            f"there is no image ({', '.join(_EXTENSIONS)}) in {listing(empty, ())}. Complete the "
+            f"there is no image ({', '.join(_EXTENSIONS)}) in {listing(empty)}. Complete the "
             "dataset, or remove the folders."
         )
     return found

@@ -24,8 +24,9 @@ class Item(NamedTuple):
     label: int
 
 
+SPLITS = ("train", "val", "test")
 Splits = Mapping[str, Sequence[Item]]
-"""`train`, `val` and `test`, in the order that the dataset's authors gave the items."""
+"""The items of each of `SPLITS`, in the order that the dataset's authors gave them."""
 
 
 class DamagedImageError(UserError):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.data.text_files import listing, read_json_object
+from src.data.text_files import listing, read_json_object, readable
 from src.errors import UserError
 
 
@@ -23,8 +23,7 @@ def make_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[l
                 "class name goes."
             )
     return [
-        [template.replace("{}", name.replace("_", " ")) for template in templates]
-        for name in class_names
+        [template.replace("{}", readable(name)) for template in templates] for name in class_names
     ]
 
 
@@ -68,7 +67,7 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
 
 
 def _folded(name: str) -> str:
-    return name.replace("_", " ").casefold()
+    return readable(name).casefold()
 
 
 def _is_text(prompt: Any) -> bool:

@@ -13,11 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from src.data.images import Item
+from src.data.images import SPLITS, Item
 from src.data.point_clouds import PointClouds
 from src.errors import UserError, require_integer
-
-SPLITS = ("train", "val", "test")
 
 _NOISE = 0.01
 """Standard deviation, for solids about 2 high or wide."""

@@ -8,6 +8,9 @@ from typing import Any
 
 from src.errors import UserError
 
+SHOWN = 5
+"""Names that a message lists at most."""
+
 
 def read_lines(path: Path, remedy: str) -> list[str]:
     """Read the lines of a dataset's own text file that are not blank, stripped.
@@ -62,12 +65,23 @@ def read_json_object(path: Path, key: str) -> dict[str, Any]:
     return content
 
 
-def listing(names: Sequence[str], known: Iterable[str], most: int = 5) -> str:
-    """Name up to `most` of `names`, each with the nearest of `known` where one is near."""
+def readable(class_name: str) -> str:
+    """Write a class name as it is read: with spaces in place of underscores."""
+    return class_name.replace("_", " ")
+
+
+def at_most(items: Iterable[str]) -> str:
+    """Write up to `SHOWN` items in a row, and how many more there are."""
+    every = list(items)
+    rest = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + rest
+
+
+def listing(names: Sequence[str], known: Iterable[str] = ()) -> str:
+    """Name some of `names` in quotes, each with the nearest of `known` if one is near."""
     known = list(known)
     shown = []
-    for name in names[:most]:
+    for name in names[:SHOWN]:
         near = difflib.get_close_matches(name, known, n=1)
         shown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shown) + rest
+    return at_most([*shown, *names[SHOWN:]])

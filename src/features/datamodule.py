@@ -1,4 +1,4 @@
-"""Cached features as batches for a method."""
+"""Features as batches for a method."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class Features(Protocol):
-    """Rows of features on disk or in memory: `global` `[n, d]`, `spatial` `[n, s, d]`, `label`."""
+    """Rows of a split: tensors by name, and `label` int64 `[n]` where labels are known.
+
+    The rows may lie on disk, in memory, or be computed when they are asked for.
+    """
 
     def __len__(self) -> int: ...
 
@@ -20,27 +23,58 @@ class Features(Protocol):
         """Read rows `start` to `stop` (exclusive) of every tensor, by name."""
 
 
-class FeatureBatches(Dataset[dict[str, Tensor]]):
-    """Consecutive rows, a batch an item; features in float32, whatever they are stored in."""
+class ChosenRows:
+    """Some rows of `features`, in a chosen order; `Features` itself."""
 
-    def __init__(self, features: Features, inputs: Sequence[str], batch_size: int) -> None:
-        self.features, self.inputs, self.batch_size = features, inputs, batch_size
+    def __init__(self, features: Features, chosen: Int[Tensor, " n"]) -> None:
+        self._features, self._chosen = features, chosen
 
     def __len__(self) -> int:
-        return math.ceil(len(self.features) / self.batch_size)
+        return len(self._chosen)
+
+    def rows(self, start: int, stop: int) -> dict[str, Tensor]:
+        chosen = self._chosen[start:stop]
+        # Neighbours are read together: most often all but a few rows are chosen, in order.
+        ends = (chosen.diff() != 1).nonzero().flatten() + 1
+        pieces = [
+            self._features.rows(int(run[0]), int(run[-1]) + 1)
+            for run in torch.tensor_split(chosen, ends)
+        ]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+class FeatureBatches(Dataset[dict[str, Tensor]]):
+    """Consecutive rows, one batch per item: `inputs` in float32, `row`, and `label` if known."""
+
+    def __init__(
+        self,
+        features: Features,
+        inputs: Sequence[str],
+        batch_size: int,
+        order: Int[Tensor, " n"] | None = None,
+    ) -> None:
+        """Divide `features` into batches, in the given `order` of the rows or in their own."""
+        self.row = torch.arange(len(features)) if order is None else order
+        self.features = features if order is None else ChosenRows(features, order)
+        self.inputs, self.batch_size = inputs, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.row) / self.batch_size)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         start = index * self.batch_size
-        rows = self.features.rows(start, min(start + self.batch_size, len(self.features)))
-        return {name: rows[name].to(torch.float32) for name in self.inputs} | {
-            "label": rows["label"]
-        }
+        stop = min(start + self.batch_size, len(self.row))
+        rows = self.features.rows(start, stop)
+        batch = {name: rows[name].to(torch.float32) for name in self.inputs}
+        if "label" in rows:
+            batch["label"] = rows["label"]
+        return batch | {"row": self.row[start:stop]}
 
 
 class SupportBatches(Dataset[dict[str, Tensor]]):
-    """The support set in shuffled batches, each epoch another view of every image.
+    """The support set in shuffled batches, in each epoch another crop of every image.
 
-    An item is addressed by (view, rows of the support set), as `ShuffledViews` draws them.
+    An item is addressed by (crop, rows of the support set), as `ShuffledCrops` draws them.
     """
 
     def __init__(
@@ -49,21 +83,20 @@ class SupportBatches(Dataset[dict[str, Tensor]]):
         self.features, self.label, self.inputs = features, label, inputs
 
     @property
-    def views(self) -> int:
+    def crops(self) -> int:
         return len(self.features[self.inputs[0]])
 
     def __getitem__(self, address: tuple[int, Int[Tensor, " b"]]) -> dict[str, Tensor]:
-        view, rows = address
-        return {name: self.features[name][view, rows].to(torch.float32) for name in self.inputs} | {
-            "label": self.label[rows]
-        }
+        crop, rows = address
+        batch = {name: self.features[name][crop, rows].to(torch.float32) for name in self.inputs}
+        return batch | {"label": self.label[rows]}
 
 
-class ShuffledViews(Sampler[tuple[int, Tensor]]):
-    """Addresses for `SupportBatches`; the n-th epoch's order depends on the seed and n alone."""
+class ShuffledCrops(Sampler[tuple[int, Tensor]]):
+    """Addresses for `SupportBatches`; the order in epoch n depends only on the seed and n."""
 
-    def __init__(self, views: int, rows: int, batch_size: int, seed: int) -> None:
-        self.views, self.rows, self.batch_size, self.seed = views, rows, batch_size, seed
+    def __init__(self, crops: int, rows: int, batch_size: int, seed: int) -> None:
+        self.crops, self.rows, self.batch_size, self.seed = crops, rows, batch_size, seed
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -72,13 +105,18 @@ class ShuffledViews(Sampler[tuple[int, Tensor]]):
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.rows, generator=generator)
-        view = self.epoch % self.views
+        crop = self.epoch % self.crops
         self.epoch += 1
-        return ((view, rows) for rows in torch.split(order, self.batch_size))
+        return ((crop, rows) for rows in torch.split(order, self.batch_size))
 
 
 class FeatureDataModule(LightningDataModule):
-    """Loaders of cached features for the three things a method does with them."""
+    """Loaders of features for the things that a method does with them.
+
+    Attributes:
+        test_order: the order in which a test or a prediction sees the rows, int64 `[n]`; None: that
+            of the split. For methods that see the test images as a stream.
+    """
 
     def __init__(
         self,
@@ -89,6 +127,7 @@ class FeatureDataModule(LightningDataModule):
         train: SupportBatches | None = None,
         train_batch_size: int = 1,
         seed: int = 0,
+        test_order: Int[Tensor, " n"] | None = None,
     ) -> None:
         """Take the features apart into what is tested, selected and trained on.
 
@@ -99,17 +138,18 @@ class FeatureDataModule(LightningDataModule):
             validation: labelled images that settings may be chosen on.
             train: the support set, for methods that train by gradient.
             train_batch_size: rows per step of training.
-            seed: of the order of training.
+            seed: decides the order of training.
+            test_order: see the attribute.
         """
         super().__init__()
         self.inputs, self.rows_per_batch = inputs, batch_size
         self.test, self.validation, self.train = test, validation, train
-        self.train_rows_per_batch, self.seed = train_batch_size, seed
+        self.train_rows_per_batch, self.seed, self.test_order = train_batch_size, seed, test_order
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         assert self.train is not None
-        order = ShuffledViews(
-            self.train.views, len(self.train.label), self.train_rows_per_batch, self.seed
+        order = ShuffledCrops(
+            self.train.crops, len(self.train.label), self.train_rows_per_batch, self.seed
         )
         return DataLoader(self.train, batch_size=None, sampler=order)
 
@@ -117,8 +157,13 @@ class FeatureDataModule(LightningDataModule):
         return [] if self.validation is None else self._loader(self.validation)
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader(self.test)
+        return self._loader(self.test, self.test_order)
 
-    def _loader(self, features: Features) -> DataLoader[dict[str, Tensor]]:
-        batches = FeatureBatches(features, self.inputs, self.rows_per_batch)
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self.test_dataloader()
+
+    def _loader(
+        self, features: Features, order: Int[Tensor, " n"] | None = None
+    ) -> DataLoader[dict[str, Tensor]]:
+        batches = FeatureBatches(features, self.inputs, self.rows_per_batch, order)
         return DataLoader(batches, batch_size=None)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from src.command_line import run_command
+from src.data.text_files import readable
 from src.errors import UserError
 from src.files import replacing, write_json
 
@@ -52,8 +53,8 @@ def main() -> None:
             f"{arguments.text} has {len(text)} text features for {len(names)} names: give "
             "--text-names with one name for each."
         )
-    known = {_spaced(name): row for row, name in enumerate(names)}
-    kept = [label for label, name in enumerate(classes) if _spaced(name) in known]
+    known = {readable(name): row for row, name in enumerate(names)}
+    kept = [label for label, name in enumerate(classes) if readable(name) in known]
     if not kept:
         raise UserError(f"{arguments.text_names} names none of the classes of {arguments.classes}.")
     splits = _read_splits(arguments.cache, arguments.shots, len(classes))
@@ -62,7 +63,7 @@ def main() -> None:
         "backbone": arguments.backbone,
         "origin": f"Tip-Adapter cache {arguments.cache.name}, text features {arguments.text.name}",
     }
-    rows = [known[_spaced(classes[label])] for label in kept]
+    rows = [known[readable(classes[label])] for label in kept]
     _write(arguments.output, [classes[label] for label in kept], meta, text[rows], splits, kept)
     if missing := len(classes) - len(kept):
         print(f"left out {missing} classes that have no text feature")
@@ -117,10 +118,6 @@ def _write(
 def _save(path: Path, content: dict[str, Tensor]) -> None:
     with replacing(path) as temporary:
         save_file(content, temporary)
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _read_names(path: Path) -> list[str]:

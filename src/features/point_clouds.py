@@ -1,7 +1,6 @@
-"""Features of point clouds: those of their depth maps, each an image to the frozen CLIP."""
+"""Features of point clouds: the frozen CLIP sees each of their depth maps as an image."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ class DepthMapClip(FrozenClip):
     batch to the precision that CLIP computes in, and bfloat16 would move points by whole pixels.
 
     Features have one more dimension, the views: `[n, v, d]` and `[n, v, s, d]`. As in PointCLIP's
-    release, a depth map is resized bilinearly, repeated for the three channels, and not normalised:
-    0 around the cloud is CLIP's mean colour, the depths of 0.6 to 2.6 are its bright half.
+    release, a depth map is resized bilinearly, repeated for the three channels, and not normalised.
+    So the 0 around the cloud is CLIP's mean colour, and the depths from 0.6 to 2.6 are brighter.
     """
 
     views: int
@@ -69,23 +68,23 @@ class DepthMapClip(FrozenClip):
 class PointCloudFeatures(ImageFeatures):
     """Features `[n, v, ...]` of point clouds, out of the store.
 
-    The support set is used as it is, a single view in the sense of `Support`: crops and mirrored
-    copies of photographs are no views of an object.
+    The support set is used as it is, as a single crop in the sense of `Support`: crops and mirrored
+    copies are made of photographs, not of point clouds.
     """
 
-    views: int
+    n_views: int
     _kind = "point clouds"
 
     def __init__(self, dataset: PointClouds, batch_size: int, **settings: Any) -> None:
         """Take what `ImageFeatures` does; `batch_size` counts depth maps."""
         clouds: Any = dataset  # extraction hands what it loads to CLIP, which here reads points
         super().__init__(dataset=clouds, batch_size=max(1, batch_size // dataset.views), **settings)
-        self.views = dataset.views
+        self.n_views = dataset.views
 
     def support(
-        self, shots: int, seed: int, spatial: bool, _: Augmentation | None
+        self, shots: int, seed: int, inputs: Sequence[str], _: Augmentation | None
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        return super().support(shots, seed, spatial, None)
+        return super().support(shots, seed, inputs, None)
 
     def _key(
         self,
@@ -97,16 +96,15 @@ class PointCloudFeatures(ImageFeatures):
         key = super()._key(split, fingerprint, features, augmentation)
         if split != "text":
             key["preprocessing"] = {
-                "views": self.views,
+                "views": self.n_views,
                 "resolution": RESOLUTION,
                 "distance": DISTANCE,
                 "near": NEAR,
             }
         return key
 
-    @cached_property
-    def _clip(self) -> DepthMapClip:
-        return DepthMapClip.load_for(self._architecture, self._pretrained, self.views)
+    def _load(self) -> DepthMapClip:
+        return DepthMapClip.load_for(self._architecture, self._pretrained, self.n_views)
 
 
 def _bits(points: NDArray[np.float32]) -> Int32[Tensor, "p 3"]:

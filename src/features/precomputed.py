@@ -1,32 +1,41 @@
-"""Features brought along, in the public format.
+"""The user's own features, in the public format.
 
 A folder with
 
 - `classes.json`: a list of class names,
 - `meta.json`: `logit_scale` (a positive number), and optionally `backbone` (its name in tables)
   and anything else about the origin,
-- `text.safetensors`: `text` `[c, d]`,
+- `text.safetensors`: `text` `[c, d]`, and optionally `raw_text` `[c, d]` (below),
 - `test.safetensors`, and optionally `train.safetensors` and `val.safetensors`, each with `global`
   `[n, d]`, `label` int64 `[n]`, and optionally `spatial` `[n, s, d]`.
 
-Features may have any floating-point type and any length. `train` may hold `[v, n, d]`, v augmented
-views of each image.
+Features may have any floating-point type and any length. `train` may hold `[v, n, d]`, v crops of
+each image.
+
+Some methods start from class text features of the length that CLIP gave them (about 10 for OpenAI's
+ViT-B/32), which `raw_text` holds: the mean of the prompts' features before any normalisation. Where
+it is absent, `text` is taken, if it has not been normalised.
 """
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from src.clip.crops import Augmentation
 from src.data import few_shot
 from src.errors import UserError
+from src.features.source import Origin
+
+NORMALISED = 1e-3
+"""Text features whose lengths differ from 1 by less than this have been normalised."""
 
 
 class Item(NamedTuple):
@@ -43,7 +52,7 @@ class Rows:
         self.tensors = tensors
 
     def __len__(self) -> int:
-        return len(self.tensors["label"])
+        return len(next(iter(self.tensors.values())))
 
     def rows(self, start: int, stop: int) -> dict[str, Tensor]:
         return {name: tensor[start:stop] for name, tensor in self.tensors.items()}
@@ -52,8 +61,7 @@ class Rows:
 class PrecomputedFeatures:
     """A folder in the public format; each split is read and checked when it is asked for."""
 
-    precision: str | None = None
-    views: int | None = None
+    n_views: int | None = None
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -71,38 +79,63 @@ class PrecomputedFeatures:
                 f"OpenAI's models), not {scale!r}."
             )
         self.logit_scale = float(scale)
-        self.backbone = str(meta.get("backbone", "precomputed"))
+        self.origin = Origin(str(meta.get("backbone", "precomputed")), None, None, None, None)
         self.skipped_images: dict[str, str] = {}
 
-    def text(self) -> tuple[Float[Tensor, "c d"], float]:
-        path = self._folder / "text.safetensors"
-        text = _load(path, {"text": 2})["text"]
-        if len(text) != len(self.class_names):
-            raise UserError(
-                f"{path} has {len(text)} text features and classes.json {len(self.class_names)} "
-                "names: give one of each per class, in the same order."
-            )
-        return text.float(), self.logit_scale
+    @cached_property
+    def text(self) -> Float[Tensor, "c d"]:
+        return self._text("text")
 
-    def learnable_prompts(self, n_context: int) -> NoReturn:
+    @cached_property
+    def raw_text(self) -> Float[Tensor, "c d"]:
+        """The text features with the length that CLIP gave them.
+
+        Raises:
+            UserError: there are only features of length 1.
+        """
+        if "raw_text" in _names(self._text_file):
+            return self._text("raw_text")
+        if ((self.text.norm(dim=-1) - 1).abs() < NORMALISED).all():
+            raise UserError(
+                f"{self._text_file}: text has been normalised, and this method needs the length "
+                "that CLIP gave: add raw_text, the mean of the prompts' features, not normalised."
+            )
+        return self.text
+
+    @property
+    def text_tower(self) -> NoReturn:
         """Refuse.
 
         Raises:
             UserError: always.
         """
         raise UserError(
-            f"learning {n_context} context vectors needs the text tower, and precomputed features "
-            "come without one: choose another method, or a dataset with images."
+            "this method sends gradients through CLIP's text tower, and precomputed features come "
+            "without one: choose another method, or a dataset with images."
         )
 
-    def split(self, name: str, spatial: bool) -> Rows:
+    @property
+    def _text_file(self) -> Path:
+        return self._folder / "text.safetensors"
+
+    def _text(self, name: str) -> Float[Tensor, "c d"]:
+        path = self._text_file
+        text = _load(path, {name: 2})[name]
+        if len(text) != len(self.class_names):
+            raise UserError(
+                f"{path} has {len(text)} text features and classes.json {len(self.class_names)} "
+                "names: give one of each per class, in the same order."
+            )
+        return text.float()
+
+    def split(self, name: str, inputs: Sequence[str]) -> Rows:
         path = self._folder / f"{name}.safetensors"
         if not path.is_file() and name == "val":
             raise UserError(
                 f"{path} is missing, so there is nothing to select settings on: add it, or use "
                 "selection=fixed."
             )
-        tensors = _load(path, {"global": None, "label": 1} | ({"spatial": 3} if spatial else {}))
+        tensors = _load(path, {"global": None, "label": 1} | _dimensions(inputs))
         if tensors["global"].ndim == 3 and name == "train":
             tensors["global"] = tensors["global"].transpose(0, 1)
         elif tensors["global"].ndim != 2:
@@ -113,18 +146,18 @@ class PrecomputedFeatures:
         self._check(path, tensors)
         return Rows(tensors)
 
-    def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Rows:
-        val = self.split("val", spatial)
-        train = self.split("train", spatial=False)
+    def few_shot_validation(self, shots: int, seed: int, inputs: Sequence[str]) -> Rows:
+        val = self.split("val", inputs)
+        train = self.split("train", ())
         _, drawn = few_shot.sample(_labelled(train), _labelled(val), shots, seed)
         chosen = torch.tensor([item.row for item in drawn])
         return Rows({name: tensor[chosen] for name, tensor in val.tensors.items()})
 
     def support(
-        self, shots: int, seed: int, spatial: bool, _: Augmentation | None
+        self, shots: int, seed: int, inputs: Sequence[str], _: Augmentation | None
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        """Draw the support set out of `train`, with as many views as the file holds."""
-        train = self.split("train", spatial)
+        """Draw the support set out of `train`, with as many crops as the file holds."""
+        train = self.split("train", inputs)
         drawn, _validation = few_shot.sample(_labelled(train), [], shots, seed)
         chosen = torch.tensor([item.row for item in drawn])
         tensors = {name: tensor[chosen] for name, tensor in train.tensors.items()}
@@ -133,18 +166,17 @@ class PrecomputedFeatures:
             tensors["global"] = tensors["global"].transpose(0, 1)
         else:
             tensors["global"] = tensors["global"].unsqueeze(0)
-        if spatial:
+        if "spatial" in tensors:
             tensors["spatial"] = tensors["spatial"].unsqueeze(0)
-        views = {len(tensor) for tensor in tensors.values()}
-        if len(views) > 1:
+        if len({len(tensor) for tensor in tensors.values()}) > 1:
             raise UserError(
-                f"{self._folder / 'train.safetensors'}: global has several views of each image "
-                "and spatial one: give as many of both."
+                f"{self._folder / 'train.safetensors'}: global has several crops of each image "
+                "and spatial has one: give as many of both."
             )
         return tensors, label
 
     def _check(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        label, width = tensors["label"], self.text()[0].shape[1]
+        label, width = tensors["label"], self.text.shape[1]
         for name, tensor in tensors.items():
             if len(tensor) != len(label) or len(label) == 0:
                 raise UserError(
@@ -174,6 +206,22 @@ def read(path: str) -> PrecomputedFeatures:
     return PrecomputedFeatures(Path(str(path)))
 
 
+def _dimensions(inputs: Sequence[str]) -> dict[str, int | None]:
+    """Say how many dimensions the features called `inputs` have beside `global`.
+
+    Raises:
+        UserError: the format has no such feature.
+    """
+    known: dict[str, int | None] = {"spatial": 3}
+    beside = [name for name in inputs if name != "global"]
+    if unknown := [name for name in beside if name not in known]:
+        raise UserError(
+            f"this method needs {unknown[0]} features, which the format of precomputed features "
+            "does not have: choose another method, or a dataset with images."
+        )
+    return {name: known[name] for name in beside}
+
+
 def _labelled(rows: Rows) -> list[Item]:
     return [Item(row, label) for row, label in enumerate(rows.tensors["label"].tolist())]
 
@@ -192,6 +240,15 @@ def _read_classes(path: Path) -> Sequence[str]:
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"{path} must be a list of class names, one string a class.")
     return names
+
+
+def _names(path: Path) -> list[str]:
+    """List the tensors of a safetensors file; none if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError):
+        return []
 
 
 def _load(path: Path, dimensions: dict[str, int | None]) -> dict[str, Tensor]:
@@ -213,5 +270,5 @@ def _load(path: Path, dimensions: dict[str, int | None]) -> dict[str, Tensor]:
                 f"{path}: {name} has the shape {list(tensor.shape)}, not {expected} dimensions."
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds NaN or infinite values: make it anew.")
+            raise UserError(f"{path}: {name} holds NaN or infinite values: compute it again.")
     return {name: tensors[name] for name in dimensions}

@@ -1,19 +1,20 @@
-"""Where a run's features come from: an image dataset's, extracted at most once."""
+"""Where a run's features come from: those of an image dataset, extracted at most once."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from jaxtyping import Float, Int
 from lightning import Trainer
 from torch import Tensor
 
-from src.clip.crops import Augmentation, View
+from src.clip.crops import Augmentation, Crop
 from src.clip.model import FrozenClip
 from src.clip.precision import FLOAT32, resolve
 from src.clip.text_tower import TextTower
@@ -21,74 +22,86 @@ from src.clip.weights import weights_id
 from src.data import few_shot
 from src.data.images import DamagedImageError, ImageDataset, Item
 from src.errors import UserError
-from src.features import skipped
-from src.features.datamodule import Features
+from src.features.datamodule import ChosenRows, Features
+from src.features.image_batches import SKIPPED
 from src.store.entry import FeatureEntry
 from src.store.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
 BATCHES_PER_SHARD = 4
-GLOBAL = ("global",)
-SPATIAL = ("global", "spatial")
+ALWAYS = "global"
+"""The feature that every entry of images holds."""
+BESIDE = ("spatial",)
+"""The features that an entry may hold beside it."""
+
+
+class Origin(NamedTuple):
+    """What features were computed with, as a run's record states it; None: not known.
+
+    Attributes:
+        backbone: the name in tables.
+        architecture: open_clip's name, or `local-dir:` and a folder.
+        weights: their tag or checksum, as `src.clip.weights.weights_id` gives it.
+        prompts: SHA-256 of the classes' prompts.
+        precision: Lightning's name of the precision that image features were computed in.
+    """
+
+    backbone: str
+    architecture: str | None
+    weights: str | None
+    prompts: str | None
+    precision: str | None
 
 
 class FeatureSource(Protocol):
-    """What a run asks of its dataset, whether the features are ours or brought along."""
+    """What a run asks of its dataset, whether the features are ours or the user's.
+
+    A head is built with some of the attributes: `src.heads.base.GIVEN` says what each one is.
+    """
 
     @property
     def class_names(self) -> Sequence[str]: ...
 
     @property
+    def text(self) -> Float[Tensor, "c d"]: ...
+
+    @property
+    def raw_text(self) -> Float[Tensor, "c d"]: ...
+
+    @property
+    def logit_scale(self) -> float: ...
+
+    @property
+    def text_tower(self) -> TextTower: ...
+
+    @property
+    def n_views(self) -> int | None:
+        """How many depth maps an item has, in features `[n, v, ...]`; None for photographs."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
     def skipped_images(self) -> Mapping[str, str]:
         """Say which images were left out of what was given so far, by path, and why."""
 
-    @property
-    def precision(self) -> str | None:
-        """Lightning's name of the precision of the features; None if they were brought along."""
+    def split(self, name: str, inputs: Sequence[str]) -> Features:
+        """Give all of `train`, `val` or `test`, with at least the features called `inputs`."""
 
-    @property
-    def views(self) -> int | None:
-        """How many depth maps an item has, in features `[n, v, ...]`; None of photographs."""
-
-    def text(self) -> tuple[Float[Tensor, "c d"], float]:
-        """Give the class text features and the logit scale."""
-
-    def learnable_prompts(self, n_context: int) -> "LearnablePrompts":
-        """Give what it takes to learn `n_context` context vectors of the class prompts."""
-
-    def split(self, name: str, spatial: bool) -> Features:
-        """Give all of `train`, `val` or `test`; with `spatial` features if asked for."""
-
-    def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Features:
+    def few_shot_validation(self, shots: int, seed: int, inputs: Sequence[str]) -> Features:
         """Draw the min(`shots`, 4) validation images per class of CoOp's protocol."""
 
     def support(
-        self, shots: int, seed: int, spatial: bool, augmentation: Augmentation | None
+        self, shots: int, seed: int, inputs: Sequence[str], augmentation: Augmentation | None
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        """Draw the support set of CoOp's protocol: features `[v, n, ...]` by name, and labels."""
-
-
-class LearnablePrompts(NamedTuple):
-    """Class prompts whose context is learned, and the frozen tower that reads them.
-
-    Attributes:
-        tower: common prefix, each class's rest and `ends` to text features.
-        embeddings: token embeddings `[c, l, w]`, placeholders where the context goes.
-        ends: where each class ends, int64 `[c]`.
-        logit_scale: the factor on cosine similarities.
-    """
-
-    tower: TextTower
-    embeddings: Float[Tensor, "c l w"]
-    ends: Int[Tensor, " c"]
-    logit_scale: float
+        """Draw the support set of CoOp's protocol: crops `[v, n, ...]` by name, and labels."""
 
 
 class ImageFeatures:
     """Features of an image dataset, out of the store; CLIP is loaded only if one is missing."""
 
-    views: int | None = None
+    n_views: int | None = None
     _kind = "images"
 
     def __init__(
@@ -110,8 +123,8 @@ class ImageFeatures:
         Args:
             name: the dataset's name, a folder of the store.
             dataset: the images and classes.
-            prompts: for every class, one prompt or more.
-            backbone: the backbone's name, shown by the store.
+            prompts: for every class, one prompt or more; none where no text is needed.
+            backbone: the backbone's name in tables and in the store.
             architecture: open_clip's name, or `local-dir:` and a folder.
             pretrained: open_clip's tag, a checkpoint file, or None.
             precision: Lightning's name of the precision CLIP computes in, or `auto`.
@@ -128,46 +141,69 @@ class ImageFeatures:
         self._skip_damaged = skip_damaged
         self.skipped_images: dict[str, str] = {}
 
+    @property
+    def origin(self) -> Origin:
+        return Origin(
+            self._backbone, self._architecture, self._weights, self._prompts_sha, self.precision
+        )
+
     @cached_property
     def precision(self) -> str:
         """Lightning's name of the precision that image features are computed in."""
         return resolve(self._asked_precision, self._trainer)
 
-    def text(self) -> tuple[Float[Tensor, "c d"], float]:
-        fingerprint = hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
-        key = self._key("text", fingerprint, ["text"])
+    @property
+    def text(self) -> Float[Tensor, "c d"]:
+        return self._text_entry.tensor("text")
+
+    @property
+    def raw_text(self) -> Float[Tensor, "c d"]:
+        return self._text_entry.tensor("raw_text")
+
+    @property
+    def logit_scale(self) -> float:
+        return float(self._text_entry.manifest["made_by"]["logit_scale"])
+
+    @property
+    def text_tower(self) -> TextTower:
+        return TextTower(self._clip)
+
+    @cached_property
+    def _text_entry(self) -> FeatureEntry:
+        key = self._key("text", self._prompts_sha, ["text", "raw_text"])
         entry = self._store.open(key)
         if entry is None:
+            if self._store.open(key | {"features": ["text"]}):
+                log.info(
+                    "the text features of %s were stored by an earlier version, without their "
+                    "length: they are outdated and encoded again",
+                    self._name,
+                )
             made_by = self._made_by() | {"logit_scale": repr(self._clip.logit_scale)}
             classes = len(self._prompts)
             with self._store.writing(key, classes, classes, made_by) as writer:
                 if writer.pending:
-                    writer.write(0, {"text": self._clip.encode_text(self._prompts)})
+                    writer.write(0, self._clip.encode_text(self._prompts)._asdict())
                     writer.finish()
             entry = self._existing(key)
-        return entry.tensor("text"), float(entry.manifest["made_by"]["logit_scale"])
+        return entry
 
-    def learnable_prompts(self, n_context: int) -> LearnablePrompts:
-        tower = TextTower(self._clip)
-        embeddings, ends = tower.embed(self.class_names, n_context)
-        return LearnablePrompts(tower, embeddings, ends, self._clip.logit_scale)
+    def split(self, name: str, inputs: Sequence[str]) -> Features:
+        return self._features(name, self._items(name), inputs)
 
-    def split(self, name: str, spatial: bool) -> Features:
-        return self._features(name, self._items(name), spatial)
-
-    def few_shot_validation(self, shots: int, seed: int, spatial: bool) -> Features:
+    def few_shot_validation(self, shots: int, seed: int, inputs: Sequence[str]) -> Features:
         train, val = self._items("train"), self._items("val")
         _, validation = few_shot.sample(train, val, shots, seed)
-        return self._features("val_few_shot", validation, spatial)
+        return self._features("val_few_shot", validation, inputs)
 
     def support(
-        self, shots: int, seed: int, spatial: bool, augmentation: Augmentation | None
+        self, shots: int, seed: int, inputs: Sequence[str], augmentation: Augmentation | None
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
         items, _ = few_shot.sample(self._items("train"), (), shots, seed)
-        views = 1 if augmentation is None else augmentation.views
-        rows = self._features("support", items, spatial, augmentation)
+        crops = 1 if augmentation is None else augmentation.crops
+        rows = self._features("support", items, inputs, augmentation)
         tensors = rows.rows(0, len(rows))
-        shape = (views, len(rows) // views)
+        shape = (crops, len(rows) // crops)
         label = tensors.pop("label")[: shape[1]]
         return {name: t.reshape(*shape, *t.shape[1:]) for name, t in tensors.items()}, label
 
@@ -186,29 +222,31 @@ class ImageFeatures:
         self,
         split: str,
         items: Sequence[Item],
-        spatial: bool,
+        inputs: Sequence[str],
         augmentation: Augmentation | None = None,
     ) -> Features:
         fingerprint = self._dataset.fingerprint(items)
-        # An entry with spatial features serves whoever needs only the global ones.
-        for features in [SPATIAL] if spatial else [SPATIAL, GLOBAL]:
-            key = self._key(split, fingerprint, features, augmentation)
+        # An entry that holds more features than needed serves as well; the largest comes first.
+        keys = [
+            self._key(split, fingerprint, features, augmentation) for features in _holding(inputs)
+        ]
+        for key in keys:
             entry = self._store.open(key)
             if entry is not None:
                 break
         else:
-            self._extract(key, items, spatial, augmentation)
-            entry = self._existing(key)
+            self._extract(keys[-1], items, augmentation)
+            entry = self._existing(keys[-1])
         return self._without_damaged(entry, items)
 
     def _without_damaged(self, entry: FeatureEntry, items: Sequence[Item]) -> Features:
-        """Leave out all views of the images that were skipped when `entry` was made.
+        """Leave out all crops of the images that were skipped when `entry` was made.
 
         Raises:
-            UserError: such images are not to be skipped, none would be left, or one is intact now.
+            UserError: such images must not be skipped, none would be left, or one is intact now.
         """
         label = entry.tensor("label")
-        damaged = (label.reshape(-1, len(items)) == skipped.LABEL).any(dim=0)
+        damaged = (label.reshape(-1, len(items)) == SKIPPED).any(dim=0)
         if not damaged.any():
             return entry
         known = len(self.skipped_images)
@@ -223,7 +261,8 @@ class ImageFeatures:
             where = f"{self._name}/{entry.manifest['key']['split']}"
             count = int(damaged.sum())
             log.warning("%s: %d of %d images cannot be decoded: left out", where, count, len(items))
-        return skipped.RemainingRows(entry, ~damaged.repeat(len(label) // len(items)))
+        kept = ~damaged.repeat(len(label) // len(items))
+        return ChosenRows(entry, kept.nonzero().flatten())
 
     def _skip(self, item: Item, entry: FeatureEntry) -> None:
         try:
@@ -235,40 +274,37 @@ class ImageFeatures:
         else:
             raise UserError(
                 f"{item.key} can be decoded, but could not when its features were stored: remove "
-                f"the folder {entry.path} to have them made anew."
+                f"the folder {entry.path}, and they are extracted again."
             )
 
     def _extract(
-        self,
-        key: dict[str, Any],
-        items: Sequence[Item],
-        spatial: bool,
-        augmentation: Augmentation | None,
+        self, key: dict[str, Any], items: Sequence[Item], augmentation: Augmentation | None
     ) -> None:
         from src.features.extract import extract
 
-        numbers = [None] if augmentation is None else range(augmentation.views)
-        views = [View(item, number) for number in numbers for item in items]
+        numbers = [None] if augmentation is None else range(augmentation.crops)
+        crops = [Crop(item, number) for number in numbers for item in items]
         rows_per_shard = BATCHES_PER_SHARD * self._batch_size
-        with self._store.writing(key, len(views), rows_per_shard, self._made_by()) as writer:
+        with self._store.writing(key, len(crops), rows_per_shard, self._made_by()) as writer:
             if not writer.pending:
                 return
             where = f"{self._name}/{key['split']}"
-            log.info("extracting %s: %d %s with %s", where, len(views), self._kind, self._backbone)
-            trainer = partial(self._trainer, precision=self.precision)
-            extract(
-                self._dataset,
-                views,
-                augmentation,
-                self._clip,
-                spatial,
-                writer,
-                self._batch_size,
-                trainer,
-                self._skip_damaged,
-            )
-        if self.precision != FLOAT32:
-            del self._clip  # Lightning converted it in place, and text is encoded in float32
+            log.info("extracting %s: %d %s with %s", where, len(crops), self._kind, self._backbone)
+            # Lightning converts a model to a lower precision in place, and text needs float32.
+            clip = self._clip if self.precision == FLOAT32 else self._load()
+            # A run's own random numbers must not depend on what had to be extracted.
+            with torch.random.fork_rng():
+                extract(
+                    self._dataset,
+                    crops,
+                    augmentation,
+                    clip,
+                    key["features"],
+                    writer,
+                    self._batch_size,
+                    partial(self._trainer, precision=self.precision),
+                    self._skip_damaged,
+                )
 
     def _existing(self, key: dict[str, Any]) -> FeatureEntry:
         entry = self._store.open(key)
@@ -290,7 +326,7 @@ class ImageFeatures:
             "backbone": self._backbone,
             "weights": self._weights,
             # open_clip's inference transform is determined by the weights
-            "preprocessing": "inference" if augmentation is None else asdict(augmentation),
+            "preprocessing": "inference" if augmentation is None else _preprocessing(augmentation),
             "precision": self.precision,
             "features": list(features),
         }
@@ -300,9 +336,35 @@ class ImageFeatures:
         return weights_id(self._architecture, self._pretrained)
 
     @cached_property
+    def _prompts_sha(self) -> str:
+        return hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
+
+    @cached_property
     def _clip(self) -> FrozenClip:
+        return self._load()
+
+    def _load(self) -> FrozenClip:
         return FrozenClip.load(self._architecture, self._pretrained)
 
     @staticmethod
     def _made_by() -> dict[str, str]:
         return {"open_clip": version("open_clip_torch")}
+
+
+def _holding(inputs: Sequence[str]) -> list[list[str]]:
+    """List the combinations of features that hold `inputs`, the largest first."""
+    return [
+        [ALWAYS, *beside]
+        for size in range(len(BESIDE), -1, -1)
+        for beside in combinations(BESIDE, size)
+        if set(inputs) <= {ALWAYS, *beside}
+    ]
+
+
+def _preprocessing(augmentation: Augmentation) -> dict[str, Any]:
+    """Describe crops in the words of the entries that exist, where they are called views."""
+    return {
+        "views": augmentation.crops,
+        "min_scale": augmentation.min_scale,
+        "horizontal_flip": augmentation.horizontal_flip,
+    }

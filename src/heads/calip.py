@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.errors import UserError
+from src.heads.base import Head
 
 AFFINITIES_PER_CHUNK = 2**21
 """What is computed at once: enough for the processor, few enough for its cache."""
@@ -17,7 +18,7 @@ SHORTEST = 1e-12
 """Below it a feature counts as zero, as in torch's `normalize`."""
 
 
-class Calip(nn.Module):
+class Calip(Head):
     """Blend CLIP's logits with those of attended text and attended image features.
 
     With `f` the global, `F` `[s, d]` the spatial and `T` `[c, d]` the text features, all
@@ -31,6 +32,7 @@ class Calip(nn.Module):
     """
 
     inputs = ("global", "spatial")
+    searched = ("beta2", "beta3")
     text: Tensor
 
     def __init__(

@@ -4,11 +4,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from src.heads.base import Head
+
 REDUCTION = 4
 """Width of the features over that of the bottleneck."""
 
 
-class ClipAdapter(nn.Module):
+class ClipAdapter(Head):
     """Blend the image feature with what a small trained network makes of it.
 
     With `f` `[d]` the global feature as CLIP gives it, not normalised, `T` `[c, d]` the normalised
@@ -21,7 +23,6 @@ class ClipAdapter(nn.Module):
     as the release's does: the global seed decides it.
     """
 
-    inputs = ("global",)
     text: Tensor
 
     def __init__(

@@ -4,7 +4,9 @@ The protocol is that of CoOp's `lpclip/linear_probe.py` (Zhou et al., IJCV 2022)
 """
 
 import warnings
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +14,17 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import Tensor
 
-from src.heads.support import Support, require_every_class
+from src.heads.base import Head
+from src.heads.support import Support
 
 MAX_ITERATIONS = 1000
 COARSE_EXPONENTS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 BISECTIONS = 8
 
 
-class LinearProbe(nn.Module):
+class LinearProbe(Head):
     """`f Wᵀ + b` with `f` `[d]` the global feature as CLIP gives it, not normalised.
 
     The logits are those of the regression, so that their softmax is its probabilities; neither the
@@ -32,15 +35,19 @@ class LinearProbe(nn.Module):
         bias: float32 `[c]`, after `prepare`.
     """
 
-    inputs = ("global",)
-    images_only = True
+    given = ("text",)
+    searched = ("c",)
+    needs_every_class = True
+    depth_maps = "refused"
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, text: Float[Tensor, "c d"], logit_scale: float, c: float) -> None:
-        """Take the number of classes from `text`; `c` > 0 is scikit-learn's C, the inverse of L2.
+    def __init__(self, text: Float[Tensor, "c d"], c: float) -> None:
+        """Take the number of classes and the width from `text`, which has no other use here.
 
-        Further arguments are those of every head, and unused.
+        Args:
+            text: class text features.
+            c: scikit-learn's C, above 0: the inverse of the strength of L2.
         """
         super().__init__()
         self.register_buffer("weight", torch.zeros_like(text))
@@ -48,16 +55,15 @@ class LinearProbe(nn.Module):
         self.c = c
 
     def prepare(self, support: Support) -> None:
-        """Take the support images in, as rows in float64 like lpclip's, and fit at `c`.
-
-        Raises:
-            UserError: a class has no support image.
-        """
-        require_every_class(support.label, len(self.weight))
+        """Take the support images in, as rows in float64 like lpclip's, and fit at `c`."""
         views = support.features["global"]
         self._features = views.flatten(end_dim=1).double().numpy(force=True)
         self._label = support.label.repeat(len(views)).numpy(force=True)
         self.fit(self.c)
+
+    def choose(self, settings: Mapping[str, Any]) -> None:
+        """Fit the regression again at another `c`."""
+        self.fit(**settings)
 
     def fit(self, c: float) -> None:
         """Fit the regression at `c` and keep it, `c` included."""

@@ -1,34 +1,36 @@
-"""Several views of an object: what a head says of each, weighted and summed (PointCLIP, eq. 4)."""
+"""Point clouds: what a head says of each depth map, weighted and summed (PointCLIP, eq. 4)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from src.errors import UserError
+from src.heads.base import Head
 from src.heads.support import Support
 
 
-class MultiView(nn.Module):
-    """Turn a head for images into one for objects, of which each has V views.
+class MultiView(Head):
+    """Turn a head for images into one for point clouds, each of which has V depth maps.
 
-    The head sees every view as an image: a cache of n_s objects holds n_s · V keys. A head that
-    `joins_views` takes them together instead, `[n, v, ...]`, and gives the logits of each.
+    The head sees every depth map as an image: a cache of n_s clouds holds n_s · V keys. A head
+    whose `depth_maps` are `joint` takes them together, `[n, v, ...]`, and gives the logits of each.
 
         logits = Σ_v w_v · logits of view v,  Σ_v w_v = 1
 
-    PointCLIP (Zhang et al., CVPR 2022) does not divide by the sum of the weights: that changes no
+    PointCLIP (Zhang et al., CVPR 2022) does not divide by the sum of the weights. That changes no
     prediction, but multiplies the logit scale by the number of views.
 
     Attributes:
-        head: the head for images; its settings stay its own.
+        head: the head for images.
     """
 
+    given = ()
     weights: Tensor
 
-    def __init__(self, head: nn.Module, view_weights: Sequence[float]) -> None:
+    def __init__(self, head: Head, view_weights: Sequence[float]) -> None:
         """Weigh the views, from 0 up, in proportion.
 
         Raises:
@@ -36,7 +38,8 @@ class MultiView(nn.Module):
         """
         super().__init__()
         self.head: Any = head
-        self.inputs = self.head.inputs
+        self.inputs = head.inputs
+        self.searched = (*head.searched, "view_weights")
         self.register_buffer("weights", torch.zeros(len(view_weights)))
         self.view_weights = list(view_weights)
 
@@ -56,32 +59,50 @@ class MultiView(nn.Module):
         self.weights.copy_(weights / weights.sum())
 
     def prepare(self, support: Support) -> None:
-        """Show the head every view of the support set as an image of its own."""
-        if not hasattr(self.head, "prepare"):
+        """Show the head every depth map of the support set as an image of its own."""
+        if self.head.depth_maps == "joint":
+            self.head.prepare(support)
             return
-        views = len(self.weights)
         features = {name: rows.flatten(1, 2) for name, rows in support.features.items()}
-        self.head.prepare(Support(features, support.label.repeat_interleave(views)))
+        label = support.label.repeat_interleave(len(self.weights))
+        self.head.prepare(Support(features, label))
+
+    def reset(self) -> None:
+        self.head.reset()
+
+    def loss(self, logits: Float[Tensor, "n c"], label: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        loss: Tensor = self.head.loss(logits, label)
+        return loss
+
+    def choose(self, settings: Mapping[str, Any]) -> None:
+        """Change settings of the head, or the weights of the views."""
+        others = dict(settings)
+        if "view_weights" in others:
+            self.view_weights = others.pop("view_weights")
+        self.head.choose(others)
+
+    def chosen(self) -> dict[str, Any]:
+        return {**self.head.chosen(), "view_weights": self.view_weights}
 
     def forward(self, *features: Float[Tensor, "n v ..."]) -> Float[Tensor, "n c"]:
         return self._weighted(self.each_view(*features))
 
     def each_view(self, *features: Float[Tensor, "n v ..."]) -> Float[Tensor, "n v c"]:
         """Compute the logits of each view."""
-        if getattr(self.head, "joins_views", False):
+        if self.head.depth_maps == "joint":
             joint: Tensor = self.head(*features)
             return joint
-        return self._by_object(self.head(*_as_images(features)))
+        return self._by_cloud(self.head(*_as_images(features)))
 
     def lines(
         self, outer_values: Sequence[float], *features: Float[Tensor, "n v ..."]
     ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]:
         """Give the head's lines, weighted and summed: they are as linear as its logits."""
         for line in self.head.lines(outer_values, *_as_images(features)):
-            base, direction = (self._weighted(self._by_object(part)) for part in line)
+            base, direction = (self._weighted(self._by_cloud(part)) for part in line)
             yield base, direction
 
-    def _by_object(self, logits: Float[Tensor, "nv c"]) -> Float[Tensor, "n v c"]:
+    def _by_cloud(self, logits: Float[Tensor, "nv c"]) -> Float[Tensor, "n v c"]:
         return logits.view(-1, len(self.weights), logits.shape[-1])
 
     def _weighted(self, logits: Float[Tensor, "n v c"]) -> Float[Tensor, "n c"]:

@@ -2,13 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.heads.base import Head
 
 
-class PointClip(nn.Module):
+class PointClip(Head):
     """Add to each view's feature what a bottleneck makes of all views together.
 
     With `f_v` `[d]` the global feature of view v as CLIP gives it, `T` `[c, d]` the normalised text
@@ -24,8 +25,8 @@ class PointClip(nn.Module):
     leaves open; the mean of the logits over the views is the release's output.
     """
 
-    inputs = ("global",)
-    joins_views = True
+    given = ("text", "logit_scale", "n_views")
+    depth_maps = "joint"
     text: Tensor
 
     def __init__(
@@ -36,6 +37,7 @@ class PointClip(nn.Module):
         residual_ratio: float,
         fusion_init: float,
         dropout: float,
+        label_smoothing: float,
     ) -> None:
         """Draw the adapter's weights from torch's global generator.
 
@@ -46,13 +48,13 @@ class PointClip(nn.Module):
             residual_ratio: r, from 0 (plain CLIP) to 1.
             fusion_init: where each view's a begins.
             dropout: the share of features that training drops.
+            label_smoothing: the share of the target that is spread over all classes in training.
         """
         super().__init__()
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.residual_ratio = residual_ratio
-        self.fusion_init = fusion_init
-        self.dropout = dropout
+        self.label_smoothing = label_smoothing
         width = text.shape[1]
         self.fusion = nn.Parameter(torch.full((n_views,), fusion_init))
         self.norm = nn.BatchNorm1d(width)
@@ -66,6 +68,10 @@ class PointClip(nn.Module):
         self.to_views = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_views * width), nn.ReLU()
         )
+
+    def loss(self, logits: Float[Tensor, "n c"], label: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Compute the cross-entropy with smoothed labels."""
+        return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
 
     def forward(self, global_features: Float[Tensor, "n v d"]) -> Float[Tensor, "n v c"]:
         """Compute the logits of each view.

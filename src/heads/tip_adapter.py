@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.heads.support import Support, require_every_class
+from src.heads.base import Head
+from src.heads.support import Support
 
 
-class TipAdapter(nn.Module):
+class TipAdapter(Head):
     """Add to CLIP's logits the support images' votes, weighted by their affinity to the image.
 
     With `f` the global and `T` `[c, d]` the text features, both normalised, the keys `K`
@@ -27,7 +28,8 @@ class TipAdapter(nn.Module):
         label: int64 `[n_s]`, after `prepare`.
     """
 
-    inputs = ("global",)
+    searched = ("alpha", "beta")
+    needs_every_class = True
     text: Tensor
     label: Tensor
     keys: nn.Parameter
@@ -61,9 +63,8 @@ class TipAdapter(nn.Module):
         """Make the cache: a key is the normalised mean over an image's views of raw features.
 
         Raises:
-            UserError: a class has no support image, or fewer than `cache_size`.
+            UserError: a class has fewer images than `cache_size`.
         """
-        require_every_class(support.label, len(self.text))
         views = support.features["global"]
         keys, label = F.normalize(views.mean(dim=0, dtype=self.text.dtype), dim=-1), support.label
         if self.cache_size is not None:

@@ -2,13 +2,14 @@
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from src.heads.base import Head
 
 
-class ZeroShot(nn.Module):
+class ZeroShot(Head):
     """`logit_scale · f Tᵀ`, the cosine similarity of image and class text."""
 
-    inputs = ("global",)
     text: Tensor
 
     def __init__(self, text: Float[Tensor, "c d"], logit_scale: float) -> None:

@@ -1,6 +1,6 @@
-"""From a composed configuration to the objects of a run. Only `src.run` uses it."""
+"""From a composed configuration to the objects of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from hydra.utils import get_class
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import nn
 
 from src.clip.crops import Augmentation
 from src.config import build
@@ -21,15 +20,26 @@ from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
+from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.methods.base import Method
 from src.methods.search import Search, ViewSearch, search_from
+from src.results.scores import make_metrics
 from src.store.store import FeatureStore
 
 
+def check_method(cfg: DictConfig) -> None:
+    """Check that the method's head keeps its contract and has the settings that it is given.
+
+    Raises:
+        UserError: a setting of the head is unknown, missing, or of the wrong type.
+    """
+    check(get_class(cfg.method.head._target_), _settings(cfg))
+
+
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
-    """Give the dataset's features: those brought along, or a store's with CLIP behind it."""
+    """Give the dataset's features: the user's own, or those of a store with CLIP behind it."""
     if isinstance(dataset, PrecomputedFeatures):
         if cfg.dataset.prompts is not None:
             raise UserError("dataset.prompts changes nothing on features that exist: leave it out.")
@@ -61,7 +71,7 @@ def make_features(
 
 
 def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list[str]]:
-    """Take the prompts of each class's own, where a file of them is given, or the templates."""
+    """Take each class's own prompts, if a file of them is given, or put its name into templates."""
     if cfg.dataset.prompts is not None:
         return read_prompts(str(cfg.dataset.prompts), class_names)
     if not isinstance(cfg.dataset.templates, ListConfig):
@@ -82,65 +92,73 @@ def selection_of(cfg: DictConfig) -> str:
     return str(cfg.selection.name) if chooses else "fixed"
 
 
-def make_support(cfg: DictConfig, source: FeatureSource) -> Support | None:
-    """Draw the support set, for methods that need one.
+def make_head(cfg: DictConfig, source: FeatureSource, chosen: Mapping[str, Any]) -> Head:
+    """Build the method's head; it has not seen the support set yet.
+
+    Args:
+        cfg: the configuration.
+        source: what the head is built from.
+        chosen: settings of an earlier run that take the place of the configuration's.
 
     Raises:
-        UserError: the method is not made for what the dataset holds, or the data lack images.
+        UserError: the method is not made for what the dataset holds, or a setting is out of range.
     """
     head_class: Any = get_class(cfg.method.head._target_)
-    _check_views(cfg, head_class, source.views)
+    weights = _check_views(cfg, head_class, source.n_views)
+    settings = _settings(cfg)
+    settings |= {name: value for name, value in chosen.items() if name in settings}
+    given = {name: getattr(source, name) for name in head_class.given}
+    # Seeded here: what was loaded or computed before this may have used up random numbers.
+    seed_everything(cfg.seed, verbose=False)
+    head: Head = head_class(**given, **settings)
+    check_built(head)
+    if weights is not None:
+        return MultiView(head, chosen.get("view_weights", weights))
+    return head
+
+
+def make_support(cfg: DictConfig, source: FeatureSource, head: Head) -> Support | None:
+    """Draw the support set, for methods that need one, and show it to the head.
+
+    Raises:
+        UserError: the dataset lacks images, or images of a class that the head needs.
+    """
     settings = cfg.method.support
     if settings is None:
         return None
     augmentation = None
-    if settings.views is not None:
-        augmentation = Augmentation(settings.views, settings.min_scale, settings.horizontal_flip)
-    spatial = "spatial" in head_class.inputs
-    support = Support(*source.support(cfg.shots, cfg.seed, spatial, augmentation))
-    if hasattr(head_class, "prepare"):
-        _check_classes(support, source)
+    if settings.crops is not None:
+        augmentation = Augmentation(settings.crops, settings.min_scale, settings.horizontal_flip)
+    support = Support(*source.support(cfg.shots, cfg.seed, head.inputs, augmentation))
+    missing = support.missing(source.class_names)
+    if head.needs_every_class and missing:
+        why = f" ({len(source.skipped_images)} are skipped)" if source.skipped_images else ""
+        raise UserError(
+            f"the support set has no image of {listing(missing)}: add training images that can be "
+            f"decoded{why}, or remove the class."
+        )
+    head.prepare(support)
     return support
-
-
-def make_head(cfg: DictConfig, source: FeatureSource, support: Support | None) -> nn.Module:
-    """Build the method's head, and show it the support set where it asks for it."""
-    head_class: Any = get_class(cfg.method.head._target_)
-    if getattr(head_class, "learns_context", False):
-        given = source.learnable_prompts(cfg.method.head.n_context)._asdict()
-    else:
-        given = dict(zip(("text", "logit_scale"), source.text(), strict=True))
-    if getattr(head_class, "joins_views", False):
-        given["n_views"] = source.views
-    # Here and no earlier: an extraction before it would have used up random numbers.
-    seed_everything(cfg.seed, verbose=False)
-    head: Any = build(cfg.method.head, **given)
-    if source.views is not None:
-        head = MultiView(head, _view_weights(cfg, source.views))
-    if support is not None and hasattr(head, "prepare"):
-        head.prepare(support)
-    return head
 
 
 def make_data(
     cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], support: Support | None
 ) -> FeatureDataModule:
     """Gather what is tested, selected and trained on."""
-    spatial = "spatial" in inputs
     training = cfg.method.training
     # Methods that train watch their validation accuracy even where they choose nothing by it.
     selection = selection_of(cfg) if training is None else cfg.selection.name
     validation = train = None
     if selection == "val_few_shot":
-        validation = source.few_shot_validation(cfg.shots, cfg.seed, spatial)
+        validation = source.few_shot_validation(cfg.shots, cfg.seed, inputs)
     elif selection != "fixed":
-        validation = source.split(selection, spatial)
+        validation = source.split(selection, inputs)
     if training is not None and support is not None:
         train = SupportBatches(support.features, support.label, inputs)
     return FeatureDataModule(
         inputs,
         cfg.batch_size,
-        test=source.split("test", spatial),
+        test=source.split("test", inputs),
         validation=validation,
         train=train,
         train_batch_size=1 if training is None else training.batch_size,
@@ -148,49 +166,52 @@ def make_data(
     )
 
 
-def make_method(cfg: DictConfig, head: nn.Module, n_classes: int) -> Method:
+def make_method(cfg: DictConfig, head: Head, n_classes: int) -> Method:
     """Wrap the head into the method's LightningModule."""
     searches: list[Search | ViewSearch] = []
-    if selection_of(cfg) != "fixed" and "outer" in (cfg.method.search or {}):
-        searches.append(search_from(cfg.selection.search, cfg.method.search, cfg.method.head))
+    if selection_of(cfg) != "fixed" and "inner" in (cfg.method.search or {}):
+        searches.append(search_from(cfg.selection.search, cfg.method.search, head.chosen()))
     if _searches_views(cfg):
         searches.append(ViewSearch())
     method: Method = build(
         cfg.method.module,
         head=head,
-        n_classes=n_classes,
+        metrics=make_metrics(n_classes),
         keep_predictions=cfg.save_predictions,
         searches=searches,
     )
     return method
 
 
-def _check_classes(support: Support, source: FeatureSource) -> None:
-    """Refuse a support set that lacks a class; heads that keep it would, but know no names."""
-    present = set(support.label.tolist())
-    lacking = [name for label, name in enumerate(source.class_names) if label not in present]
-    if lacking:
-        why = f" ({len(source.skipped_images)} are skipped)" if source.skipped_images else ""
-        raise UserError(
-            f"the support set has no image of {listing(lacking, ())}: add training images that can "
-            f"be decoded{why}, or remove the class."
-        )
+def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
+    """Return the head's settings, with those that were chosen in place of those it began with."""
+    return _settings(cfg) | head.chosen()
 
 
-def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> None:
-    """Refuse a head that is not made for what the dataset holds, and weights that do not fit."""
-    if views is None and getattr(head_class, "joins_views", False):
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the configuration sets of the head."""
+    settings: Any = OmegaConf.to_container(cfg.method.head, resolve=True)
+    del settings["_target_"]
+    return dict(settings)
+
+
+def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> list[float] | None:
+    """Return the weights of the depth maps, None for photographs.
+
+    Raises:
+        UserError: the head is not made for what the dataset holds, or the weights do not fit.
+    """
+    if views is None and head_class.depth_maps == "joint":
         raise UserError(
-            f"method={cfg.method.name} joins the views of a point cloud, and {cfg.dataset.name} "
-            "has none: choose a dataset of point clouds, or another method."
+            f"method={cfg.method.name} joins the depth maps of a point cloud, and "
+            f"{cfg.dataset.name} has none: choose a dataset of point clouds, or another method."
         )
-    if views is not None and getattr(head_class, "images_only", False):
+    if views is not None and head_class.depth_maps == "refused":
         raise UserError(
-            f"method={cfg.method.name} is defined for images alone, and {cfg.dataset.name} holds "
+            f"method={cfg.method.name} is defined for images only, and {cfg.dataset.name} holds "
             "point clouds: choose another method, or pointclip."
         )
-    if views is not None:
-        _view_weights(cfg, views)
+    return None if views is None else _view_weights(cfg, views)
 
 
 def _searches_views(cfg: DictConfig) -> bool:
@@ -238,7 +259,7 @@ def make_trainer(
 
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
-    """Build the loggers, each told the whole configuration."""
+    """Build the loggers, each of which is given the whole configuration."""
     loggers = [build(node) for node in cfg.logger.values()]
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))

@@ -32,7 +32,9 @@ def check(cfg: DictConfig, dataset: Any) -> None:
         return
     if not isinstance(rows, ListConfig) or any(type(row) is not int for row in rows):
         raise UserError(f"{told}: give rows of the test split, as attention_images=[0,5,17].")
-    if not hasattr(get_class(cfg.method.head._target_), "attention"):
+    from src.heads.base import Attends
+
+    if not issubclass(get_class(cfg.method.head._target_), Attends):
         raise UserError(
             f"{told} draws CALIP's attention, and method={cfg.method.name} has none: choose "
             "method=calip or calip_fs."

@@ -1,10 +1,11 @@
-"""Evaluating what was adapted on one dataset on others: `eval_dataset=imagenet_v2,imagenet_a`.
+"""Evaluation under a shift of what was adapted: `eval_dataset=imagenet_v2,imagenet_a`.
 
-Nothing is adapted to them: prompts, support set and settings are those of `dataset`.
+Nothing is adapted to these datasets: prompts, support set and settings are those of `dataset`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,14 +14,15 @@ from omegaconf.errors import MissingMandatoryValue
 from src.config import build, compose
 from src.data.images import ImageDataset
 from src.data.point_clouds import PointClouds
-from src.data.text_files import listing
+from src.data.text_files import listing, readable
 from src.errors import UserError
+from src.job.clock import Clock
 
 if TYPE_CHECKING:
-    from lightning import Trainer
-
     from src.features.datamodule import Features
+    from src.features.source import FeatureSource
     from src.methods.base import Method
+    from src.results.record import Result
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def find_classes(evaluated: ImageDataset, adapted: ImageDataset, name: str) -> l
     wanted, known = (list(getattr(one, "class_ids", None) or ()) for one in (evaluated, adapted))
     if not (wanted and known):
         wanted, known = (
-            [class_name.replace("_", " ") for class_name in one.class_names]
+            [readable(class_name) for class_name in one.class_names]
             for one in (evaluated, adapted)
         )
     if unknown := [one for one in wanted if known.count(one) != 1]:
@@ -93,25 +95,51 @@ def find_classes(evaluated: ImageDataset, adapted: ImageDataset, name: str) -> l
     return [labels[one] for one in wanted]
 
 
-def evaluate(
-    test: "Features",
-    classes: Sequence[int],
-    method: "Method",
-    batch_size: int,
-    trainer: "Trainer",
-) -> tuple[dict[str, Any], "Method"]:
-    """Test the adapted `method` on the features `test`, over `classes` alone.
+def test_features(
+    cfg: DictConfig, other: EvalDataset, inputs: Sequence[str]
+) -> "tuple[FeatureSource, Features]":
+    """Take the test split of a further dataset from the store, or extract it."""
+    from src.job import assembly
 
-    Returns:
-        What `Method` logs when it is tested and `n_test`, the number of images; and the one that
-        was tested, `method` restricted to the classes.
+    source = assembly.make_features(cfg, other.name, other.images)
+    return source, source.split("test", inputs)
+
+
+def evaluate(
+    cfg: DictConfig,
+    other: EvalDataset,
+    features: "tuple[FeatureSource, Features]",
+    method: "Method",
+    result: "Result",
+) -> "Result":
+    """Test the adapted `method` on a further dataset, over its classes only, and record it.
+
+    Args:
+        cfg: the run's configuration.
+        other: the further dataset.
+        features: what `test_features` gave for it.
+        method: the very method of the run.
+        result: the run's record. That of the evaluation differs from it only in what is found here.
     """
     from src.features.datamodule import FeatureDataModule
-    from src.heads.restricted import Restricted
-    from src.methods.base import Method
+    from src.job import assembly, recording
+    from src.results.scores import make_metrics
 
-    head = Restricted(method.head, method.inputs, classes)
-    restricted = Method(head, len(classes), method.keep_predictions)
-    data = FeatureDataModule(method.inputs, batch_size, test=test)
-    (figures,) = trainer.test(restricted, datamodule=data, verbose=False)
-    return {**figures, "n_test": len(test)}, restricted
+    source, test = features
+    clock = Clock()
+    data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
+    with clock("test"), method.restricted(other.classes, make_metrics(len(other.classes))):
+        trainer = assembly.make_trainer(cfg, logger=False, progress=False)
+        (metrics,) = trainer.test(method, datamodule=data, verbose=False)
+    evaluation = replace(
+        result,
+        dataset=other.name,
+        metrics=metrics,
+        n_test=len(test),
+        n_classes=len(other.classes),
+        skipped_images=len(source.skipped_images),
+        timings_s=clock.seconds,
+        published=recording.published_for(cfg, other.name, result.shots),
+    )
+    recording.save(Path(cfg.paths.output) / "eval" / other.name, evaluation, method.answers, source)
+    return evaluation

@@ -1,13 +1,14 @@
-"""The jobs of a sweep: done ones are skipped, failed ones leave the others alone. No torch.
+"""The jobs of a sweep: finished ones are skipped, and a failed one stops no other. No torch.
 
 A job has its own folder, named after its configuration, so that the same sweep started again in
-the same folder finds what it has done. `jobs.jsonl` says how far it is: its first line what
-was started, then one line for each job that ended, from whatever process.
+the same folder finds what it has done. `jobs.jsonl` says how far the sweep is: its first line says
+what was started, and each further line names a job that ended, in whatever process.
 """
 
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,16 +27,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.command_line import explain, fail
-from src.config import rerun_command
+from src.config import WITHOUT_EFFECT, rerun_command
+from src.errors import UserError
 from src.files import replacing, write_json
 from src.results.ending import present
-from src.results.record import FILE, Result
+from src.results.record import FAILURE, FILE, VERSION, Result
 
 JOURNAL = "jobs.jsonl"
-FAILURE = "failure.json"
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +74,14 @@ class Journal:
             file.write(_line(job))  # one short write, which the system does not divide
 
     def read(self) -> tuple[Started, list[Job]]:
-        """Read it; the jobs in the order of their numbers."""
+        """Read it, with the jobs in the order of their numbers."""
         first, *rest = self.path.read_text().splitlines()
         jobs = {job.number: job for job in (Job(*json.loads(line)) for line in rest)}
         return Started(*json.loads(first)), sorted(jobs.values())
 
 
 class Start(Callback):
-    """Hydra's callback: begin the journal before the first job."""
+    """Hydra's callback that begins the journal before the first job."""
 
     folder: Path | None = None
     """Where the sweep that this process started has its jobs."""
@@ -101,7 +102,7 @@ class Start(Callback):
 
 
 def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None:
-    """Run one job of a sweep unless it is done; whatever goes wrong in it is written down.
+    """Run one job of a sweep unless it is finished; whatever goes wrong in it is written down.
 
     Returns:
         The accuracy (per cent), None if the job failed.
@@ -109,6 +110,10 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     if Start.folder is None:
         _end_with_parent()
     folder = Path(cfg.paths.output)
+    if not cfg.force and not (folder / FILE).is_file() and (earlier := _finished_earlier()):
+        # Hydra has just made a folder for this job, which would be listed as unfinished.
+        shutil.rmtree(HydraConfig.get().runtime.output_dir, ignore_errors=True)
+        return _skip(earlier, earlier.name)
     # A process that outlived a killed sweep may still be at the job: its successor waits for it.
     with FileLock(folder / ".lock"):
         return _run_unless_done(cfg, folder, run)
@@ -116,12 +121,12 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
 
 @cache
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, which launchers leave undone."""
+    """End this process when the one that started it is gone; launchers do not see to that."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -132,9 +137,7 @@ def _run_unless_done(
 ) -> float | None:
     finished = folder / FILE
     if finished.is_file() and not cfg.force:
-        accuracy = Result.read(finished).accuracy
-        _tell("skipped", f"{accuracy:.2f} %, found in {folder}")
-        return accuracy
+        return _skip(folder, HydraConfig.get().sweep.subdir)
     if not finished.is_file():
         _clean(folder)
     try:
@@ -153,17 +156,68 @@ def _run_unless_done(
     return accuracy
 
 
+def _skip(folder: Path, name: str) -> float:
+    """Take a finished result for that of this job.
+
+    Args:
+        folder: where it lies.
+        name: that folder's name within the sweep's folder.
+    """
+    accuracy = Result.read(folder / FILE).accuracy
+    _tell("skipped", f"{accuracy:.2f} %, found in {folder}", name)
+    return accuracy
+
+
+def _finished_earlier() -> Path | None:
+    """Find the folder in which an earlier version of the code finished this job.
+
+    The folder's name ends in another hash, because the configuration of a job differs between
+    versions. What the user asked for is the same.
+    """
+    hydra = HydraConfig.get()
+    return _earlier_jobs(Path(hydra.sweep.dir)).get(_asked_for(hydra.overrides.task))
+
+
+@cache
+def _earlier_jobs(sweep: Path) -> dict[frozenset[str], Path]:
+    """List the jobs that earlier versions finished in a sweep's folder, by what was asked for."""
+    jobs = {}
+    for path in sorted(sweep.glob(f"*/{FILE}")):
+        with suppress(UserError, OSError):  # without its overrides, a result is not known again
+            if Result.read(path).version < VERSION:
+                overrides = OmegaConf.load(path.parent / ".hydra" / "overrides.yaml")
+                jobs[_asked_for(overrides)] = path.parent
+    return jobs
+
+
+def _asked_for(overrides: Any) -> frozenset[str]:
+    """Keep the overrides that can change what a job finds; their order does not count."""
+    given: Any = OmegaConf.to_container(overrides)  # iterating would resolve interpolations
+    return frozenset(
+        one for one in given if re.split(r"[.@=]", one.lstrip("+~"))[0] not in WITHOUT_EFFECT
+    )
+
+
 def _clean(folder: Path) -> None:
-    """Remove what an interrupted or failed attempt left; Hydra has written its own files anew."""
+    """Remove what an interrupted or failed attempt left; Hydra has just written its own files."""
     for path in folder.iterdir():
         if path.is_dir() and path.name != ".hydra":
             shutil.rmtree(path)
 
 
-def _tell(status: Literal["finished", "skipped", "failed"], outcome: str) -> None:
+def _tell(
+    status: Literal["finished", "skipped", "failed"], outcome: str, folder: str | None = None
+) -> None:
+    """Say how the job ended, and write it into the journal.
+
+    Args:
+        status: what the journal says.
+        outcome: what the screen says.
+        folder: where the result lies within the sweep's folder, if it is not the job's own folder.
+    """
     hydra = HydraConfig.get()
     journal = Journal(Path(hydra.sweep.dir))
-    journal.add(Job(hydra.job.num, hydra.sweep.subdir, status))
+    journal.add(Job(hydra.job.num, folder or hydra.sweep.subdir, status))
     started, jobs = journal.read()
     worked = sum(job.status != "skipped" for job in jobs)
     left = (started.jobs - len(jobs)) * (time.time() - started.at) / max(worked, 1)
@@ -174,7 +228,7 @@ def _tell(status: Literal["finished", "skipped", "failed"], outcome: str) -> Non
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """After the last job of a sweep, and after a crash alike, show what there is.
+    """Show the results after the last job of a sweep, and after a crash as well.
 
     Raises:
         SystemExit: with code 2, if a job failed or did not end.
@@ -198,7 +252,7 @@ def _end(folder: Path) -> None:
             from src.results.loggers import log_sweep
 
             log_sweep(folder, page.parent, **Start.wandb)
-    commands: dict[str, list[str]] = {}  # by message: what is wrong with one is so with many
+    commands: dict[str, list[str]] = {}  # by message, because many jobs may fail alike
     for job in jobs:
         if job.status == "failed":
             failure = json.loads((folder / job.folder / FAILURE).read_text())
@@ -208,12 +262,12 @@ def _end(folder: Path) -> None:
         lines = [ended]
         for message, those in commands.items():
             lines += [message, *those]
-        lines += ["To go on, without the jobs that are done:", f"  {_again(started, folder)}"]
+        lines += ["To run only the jobs that are not finished:", f"  {_again(started, folder)}"]
         fail("\n  ".join(lines))
 
 
 def _results(job: Path) -> list[Path]:
-    """Find a job's own result, then those of the datasets it was evaluated on besides."""
+    """Find a job's own result, then those of the further datasets that it was evaluated on."""
     return [job / FILE, *sorted(job.glob(f"eval/*/{FILE}"))]
 
 

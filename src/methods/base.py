@@ -1,79 +1,99 @@
 """What every method does with the validation and the test split."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-)
 
+from src.heads.base import Head
 from src.methods.search import Search, Surface, ViewSearch
 
-CALIBRATION_BINS = 15
-
 Batch = Mapping[str, Tensor]
-"""`global` `[n, d]`, `spatial` `[n, s, d]` where the head needs it, `label` int64 `[n]`."""
+"""The head's inputs by name, in float32; `row` int64 `[n]`, which rows of the split these are;
+`label` int64 `[n]`, where it is known."""
+
+
+class Answers(NamedTuple):
+    """What a test found, image by image, in the order of the split.
+
+    Attributes:
+        outcome: `label` and `prediction` int64 `[n]`, and `confidence` float32 `[n]`, the softmax
+            probability of the prediction.
+        predictions: `logits` float32 `[n, c]` and `label`; empty unless they are kept.
+    """
+
+    outcome: dict[str, Tensor]
+    predictions: dict[str, Tensor]
 
 
 class Method(LightningModule):
-    """Searches a head's settings and tests it; all that a method without gradient does.
+    """Searches a head's settings and tests it: all that a method without a gradient does.
 
     `trainer.validate` makes the next of the `searches`, puts the best settings into the head and
     logs `validation_accuracy` (per cent). `surface` is what a search over two settings saw.
+    `trainer.test` logs what `metrics` computes; afterwards `answers` holds the answer for each
+    image. `trainer.predict` returns the logits `[n, c]` of each batch and needs no labels.
 
-    `trainer.test` logs, in per cent but for `ece` (0 to 1): `accuracy` (top-1),
-    `mean_class_accuracy` (over the classes that the split holds) and `ece` (expected calibration
-    error, Guo et al., ICML 2017, 15 bins). Afterwards `outcome` holds, in the split's order,
-    `label` and `prediction` int64 `[n]` and `confidence` float32 `[n]`, its softmax probability,
-    and with `keep_predictions`, `predictions` holds `logits` `[n, c]` float32 and `label`.
+    Before each of them the head is reset, so that none depends on those before it, and the order
+    in which a loader gives the rows does not matter: answers are sorted by `row`.
+
+    Attributes:
+        sees_test_images: whether the method looks at unlabelled test images before it answers, as
+            a stream or as a whole. It then may keep what it saw until it is reset.
     """
 
-    head: Any  # a module of src.heads: `inputs`, and features in that order to logits
+    sees_test_images: ClassVar[bool] = False
+    head: Any  # a `src.heads.base.Head`
 
     def __init__(
         self,
-        head: nn.Module,
-        n_classes: int,
+        head: Head,
+        metrics: nn.Module,
         keep_predictions: bool = False,
         searches: Sequence[Search | ViewSearch] = (),
     ) -> None:
+        """Wrap a head.
+
+        Args:
+            head: from features to logits.
+            metrics: what a test computes: `update(logits, label)`, `compute()` to numbers by name,
+                and `reset()`.
+            keep_predictions: whether a test keeps the logits.
+            searches: over settings of the head, each of which takes one `trainer.validate`.
+        """
         super().__init__()
         self.head = head
+        self.metrics: Any = metrics
         self.keep_predictions = keep_predictions
         self.searches = list(searches)
         self.surface: Surface | None = None
-        self.outcome: dict[str, Tensor] = {}
-        self.predictions: dict[str, Tensor] = {}
+        self.answers = Answers({}, {})
         self.checkpoint_extra: dict[str, Any] = {}
-        self._answers: list[dict[str, Tensor]] = []
-        self._logits: list[Tensor] = []
-        self.metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(n_classes, average="micro"),
-                "ece": MulticlassCalibrationError(n_classes, n_bins=CALIBRATION_BINS),
-                "confusion": MulticlassConfusionMatrix(n_classes),
-            },
-            compute_groups=False,
-        )
+        self._classes: Tensor | None = None
+        self._rows: list[dict[str, Tensor]] = []
 
-    def setting(self, name: str) -> Any:
-        """Read a setting of the head, or of the head within it that is shown each view."""
-        return getattr(self._owner(name), name)
+    @contextmanager
+    def restricted(self, classes: Sequence[int], metrics: nn.Module) -> Iterator[None]:
+        """Answer for some of the classes only, as on ImageNet-A with 200 of the 1,000 classes.
 
-    def set(self, name: str, value: Any) -> None:
-        """Change a setting, wherever `setting` finds it."""
-        setattr(self._owner(name), name, value)
+        The head itself still knows all its classes: an attention over classes, as CALIP's, goes
+        over all of them.
 
-    def _owner(self, name: str) -> nn.Module:
-        head: nn.Module = self.head
-        return next((module for module in head.modules() if hasattr(module, name)), head)
+        Args:
+            classes: `classes[k]` is the head's label of class k.
+            metrics: as those of the constructor, for these classes.
+        """
+        before = self.metrics
+        self.metrics = metrics.to(self.device)
+        self._classes = torch.tensor(classes, dtype=torch.int64, device=self.device)
+        try:
+            yield
+        finally:
+            self.metrics, self._classes = before, None
 
     def trainable_parameters(self) -> int:
         """Count the numbers that training changes."""
@@ -93,7 +113,16 @@ class Method(LightningModule):
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         logits: Tensor = self.head(*self.features(batch))
-        return logits
+        return logits if self._classes is None else logits[:, self._classes.to(logits.device)]
+
+    def on_validation_epoch_start(self) -> None:
+        self.head.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.head.reset()
+
+    def on_predict_epoch_start(self) -> None:
+        self.head.reset()
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self.searches[0].add(self.head, self.features(batch), batch["label"])
@@ -103,37 +132,36 @@ class Method(LightningModule):
         choice = search.best()
         if isinstance(search, Search):
             self.surface = search.surface()
-        for setting, value in choice.settings.items():
-            self.set(setting, value)
+        self.head.choose(choice.settings)
         self.log("validation_accuracy", choice.accuracy)
+
+    def predict_step(self, batch: Batch, _: int) -> Float[Tensor, "n c"]:
+        logits: Tensor = self(batch)
+        return logits
 
     def test_step(self, batch: Batch, _: int) -> None:
         logits = self(batch)
-        probabilities = logits.softmax(dim=-1)
-        self.metrics.update(probabilities, batch["label"])
-        confidence, prediction = probabilities.max(dim=-1)
+        self.metrics.update(logits, batch["label"])
+        confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
         answers = {
+            "row": batch["row"],
             "label": batch["label"],
             "prediction": prediction,
             "confidence": confidence.float(),
         }
-        self._answers.append({name: values.cpu() for name, values in answers.items()})
         if self.keep_predictions:
-            self._logits.append(logits.float().cpu())
+            answers["logits"] = logits.float()
+        self._rows.append({name: values.cpu() for name, values in answers.items()})
 
     def on_test_epoch_end(self) -> None:
-        measured: dict[str, Any] = self.metrics.compute()
+        for name, value in self.metrics.compute().items():
+            self.log(name, value)
         self.metrics.reset()
-        confusion = measured.pop("confusion").double()
-        images = confusion.sum(dim=1)
-        present = images > 0
-        per_class = confusion.diagonal()[present] / images[present]
-        self.log("accuracy", 100 * measured["accuracy"])
-        self.log("mean_class_accuracy", 100 * per_class.mean().float())
-        self.log("ece", measured["ece"])
-        names = self._answers[0]
-        self.outcome = {name: torch.cat([each[name] for each in self._answers]) for name in names}
+        order = torch.cat([each["row"] for each in self._rows]).argsort()
+        names = [name for name in self._rows[0] if name != "row"]
+        outcome = {name: torch.cat([each[name] for each in self._rows])[order] for name in names}
+        self._rows = []
+        predictions = {}
         if self.keep_predictions:
-            label = self.outcome["label"]
-            self.predictions = {"logits": torch.cat(self._logits), "label": label}
-        self._answers, self._logits = [], []
+            predictions = {"logits": outcome.pop("logits"), "label": outcome["label"]}
+        self.answers = Answers(outcome, predictions)

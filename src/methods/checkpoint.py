@@ -3,10 +3,11 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Trainer
+from torch import Tensor
 
 from src.errors import UserError
 from src.files import replacing
@@ -14,7 +15,14 @@ from src.methods.base import Method
 
 FILE = "checkpoint.ckpt"
 RESULT = "result"
-CARRIED = ("selection", "validation_accuracy")
+
+
+class Saved(NamedTuple):
+    """A checkpoint: its file, the record of the run that trained it, and the weights by name."""
+
+    path: Path
+    result: dict[str, Any]
+    weights: dict[str, Tensor]
 
 
 def save(trainer: Trainer, method: Method, path: Path, result: Mapping[str, Any]) -> None:
@@ -24,46 +32,45 @@ def save(trainer: Trainer, method: Method, path: Path, result: Mapping[str, Any]
         trainer.save_checkpoint(temporary, weights_only=True)
 
 
-def restore(method: Method, path: Path, name: str) -> dict[str, Any]:
-    """Put the weights and the chosen settings of a checkpoint into `method`.
-
-    Args:
-        method: built as for training, from the same configuration.
-        path: a file that `save` wrote.
-        name: the method's name.
-
-    Returns:
-        How the settings were chosen: `selection` and `validation_accuracy`.
+def read(path: Path, name: str) -> Saved:
+    """Read a checkpoint that `save` wrote, of the method called `name`.
 
     Raises:
-        UserError: the file is missing or no such checkpoint, or belongs to another method, or its
-            weights have other shapes.
+        UserError: the file is missing, is no such checkpoint, or belongs to another method.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        result, weights = content[RESULT], content["state_dict"]
+        saved = Saved(path, dict(content[RESULT]), dict(content["state_dict"]))
+        method = saved.result["method"]
     except FileNotFoundError:
         raise UserError(f"the checkpoint ckpt_path={path} is missing.") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
         raise UserError(f"ckpt_path={path} is not a checkpoint of a run: {error!r}.") from None
-    if result["method"] != name:
+    if method != name:
         raise UserError(
-            f"ckpt_path={path} is a checkpoint of method={result['method']}, not of {name}: give "
-            f"method={result['method']}."
+            f"ckpt_path={path} is a checkpoint of method={method}, not of {name}: give "
+            f"method={method}."
         )
+    return saved
+
+
+def restore(method: Method, saved: Saved) -> None:
+    """Put the weights of a checkpoint into `method`, which was built with the saved settings.
+
+    Raises:
+        UserError: its weights have other shapes.
+    """
     own = {key: value.shape for key, value in method.state_dict().items()}
-    saved = {key: value.shape for key, value in weights.items()}
-    if own != saved:
-        key = next(key for key in own | saved if own.get(key) != saved.get(key))
+    shapes = {key: value.shape for key, value in saved.weights.items()}
+    if own != shapes:
+        key = next(key for key in own | shapes if own.get(key) != shapes.get(key))
+        result = saved.result
         raise UserError(
-            f"ckpt_path={path} does not fit: {key} has the shape {_shape(saved, key)}, here it is "
-            f"{_shape(own, key)}. It was made with dataset={result['dataset']} "
+            f"ckpt_path={saved.path} does not fit: {key} has the shape {_shape(shapes, key)}, here "
+            f"it is {_shape(own, key)}. It was made with dataset={result['dataset']} "
             f"backbone={result['backbone']} shots={result['shots']} seed={result['seed']}."
         )
-    method.load_state_dict(weights)
-    for setting, value in result["hyperparameters"].items():
-        method.set(setting, value)
-    return {key: result[key] for key in CARRIED}
+    method.load_state_dict(saved.weights)
 
 
 def _shape(shapes: Mapping[str, torch.Size], key: str) -> str:

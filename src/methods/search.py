@@ -1,14 +1,15 @@
-"""Choosing two settings of a head on labelled images.
+"""Choosing one or two settings of a head on labelled images.
 
 The heads that are searched are linear in one setting, the inner one, once the other is fixed:
-logits = base + inner · direction (CALIP: beta2 within beta3; Tip-Adapter: alpha within beta).
+logits = base + inner · direction (CALIP: beta2 within beta3; Tip-Adapter: alpha within beta; GDA:
+alpha only).
 An image is right on an interval of the inner setting, where its class's line lies above all
 others; so one pass over the images gives, for each outer value, the accuracy at *every* inner
 value, not at a grid's alone. Only the intervals are kept, never the logits.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,22 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.errors import UserError
+from src.heads.base import Searchable
 
 # How far inside its interval a chosen value keeps, as a share of the interval's length in log:
 # on the very border an image's class is a matter of rounding.
 MARGIN = 0.05
 
+NO_OUTER = 1.0
+"""Stands for the outer value of a head that has no outer setting."""
+
 VIEW_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 """What the release of PointCLIP searches over (Zhang et al., CVPR 2022)."""
-
-
-@runtime_checkable
-class Searchable(Protocol):
-    """A head whose logits are a line in its inner setting for each outer value."""
-
-    def lines(
-        self, outer_values: Sequence[float], *features: Tensor
-    ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]: ...
 
 
 @runtime_checkable
@@ -63,6 +59,33 @@ class Range:
     def grid(self) -> list[float]:
         """Value i of n: low + i (high - low) / n, as the releases compute it; high excluded."""
         return [self.low + i * (self.high - self.low) / self.steps for i in range(self.steps)]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of one setting as the release lists them: positive and increasing."""
+
+    setting: str
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        values = list(self.values)
+        if len(values) < 2 or values[0] <= 0 or values != sorted({*values}):
+            raise UserError(
+                f"the search values of {self.setting} are {values}: give at least two numbers, "
+                "above 0 and in increasing order."
+            )
+
+    @property
+    def low(self) -> float:
+        return self.values[0]
+
+    @property
+    def high(self) -> float:
+        return self.values[-1]
+
+    def grid(self) -> list[float]:
+        return list(self.values)
 
 
 class Surface(NamedTuple):
@@ -141,15 +164,32 @@ class Search:
 
     `exact` considers every inner value of the range and, among equally good pairs, takes the one
     nearest the default in log distance: on few images ties are the rule, and they are no evidence
-    for moving. `grid` is the releases' search: their grid alone, the first best wins.
+    for moving. `grid` is the releases' search: only their grid, of which the first best wins.
     """
 
-    def __init__(self, mode: str, outer: Range, inner: Range, default: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        mode: str,
+        outer: Range | Values | None,
+        inner: Range | Values,
+        default: Mapping[str, float],
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            mode: `exact` or `grid`.
+            outer: the values of the outer setting; None if the head has none.
+            inner: the values of the inner setting.
+            default: the value of each setting before the search.
+
+        Raises:
+            UserError: the mode is unknown.
+        """
         if mode not in {"exact", "grid"}:
             raise UserError(f"selection.search={mode} is unknown: give exact or grid.")
         self.mode, self.outer, self.inner, self.default = mode, outer, inner, default
-        self.outer_values = outer.grid()
-        if mode == "exact":
+        self.outer_values = [NO_OUTER] if outer is None else outer.grid()
+        if mode == "exact" and outer is not None:
             self.outer_values = sorted({*self.outer_values, default[outer.setting]})
         self._low = _Columns(len(self.outer_values))
         self._high = _Columns(len(self.outer_values))
@@ -168,12 +208,15 @@ class Search:
         low, high = self._low.filled, self._high.filled
         pick = self._best_of_grid if self.mode == "grid" else self._best_of_all
         outer, inner, right = pick(low, high)
-        return Choice(
-            {self.outer.setting: outer, self.inner.setting: inner}, 100.0 * right / low.shape[1]
-        )
+        settings = {self.inner.setting: inner}
+        if self.outer is not None:
+            settings = {self.outer.setting: outer} | settings
+        return Choice(settings, 100.0 * right / low.shape[1])
 
-    def surface(self) -> Surface:
-        """Look at the whole of the releases' grid, whatever the mode."""
+    def surface(self) -> Surface | None:
+        """Look at the whole of the releases' grid, whatever the mode; None without an outer one."""
+        if self.outer is None:
+            return None
         low, high = self._low.filled, self._high.filled
         axes = {axis.setting: axis.grid() for axis in (self.outer, self.inner)}
         accuracy = 100.0 * self._count_on_grid(low, high) / low.shape[1]
@@ -183,7 +226,8 @@ class Search:
         self, low: NDArray[np.float64], high: NDArray[np.float64]
     ) -> NDArray[np.int64]:
         inner = np.asarray(self.inner.grid())
-        rows = [self.outer_values.index(value) for value in self.outer.grid()]
+        outer = self.outer_values if self.outer is None else self.outer.grid()
+        rows = [self.outer_values.index(value) for value in outer]
         return np.stack([_count(low[row], high[row], inner) for row in rows])
 
     def _best_of_grid(
@@ -196,11 +240,11 @@ class Search:
     def _best_of_all(
         self, low: NDArray[np.float64], high: NDArray[np.float64]
     ) -> tuple[float, float, int]:
-        outer_default = self.default[self.outer.setting]
         best: tuple[int, float, float, float] | None = None
         for outer, *rows in zip(self.outer_values, low, high, strict=True):
             right, inner, distance = self._best_inner(*rows)
-            distance += math.log(outer / outer_default) ** 2
+            if self.outer is not None:
+                distance += math.log(outer / self.default[self.outer.setting]) ** 2
             if best is None or (-right, distance) < best[:2]:
                 best = (-right, distance, outer, inner)
         assert best is not None
@@ -280,7 +324,25 @@ class ViewSearch:
 def search_from(
     mode: str, ranges: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Search:
-    """Build a search from a method's YAML: its `outer` and `inner` ranges, its head's settings."""
-    outer, inner = Range(**ranges["outer"]), Range(**ranges["inner"])
-    default = {name: settings[name] for name in (outer.setting, inner.setting)}
-    return Search(mode, outer, inner, default)
+    """Build a search from a method's YAML.
+
+    Args:
+        mode: `exact` or `grid`.
+        ranges: `inner` and perhaps `outer`, each the fields of a `Range` or of `Values`.
+        settings: the present values of the head's settings that may be searched.
+
+    Raises:
+        UserError: a range is empty, or belongs to a setting that the head does not search.
+    """
+    axes = {
+        place: (Values if "values" in ranges[place] else Range)(**ranges[place])
+        for place in ("outer", "inner")
+        if place in ranges
+    }
+    for place, axis in axes.items():
+        if axis.setting not in settings:
+            raise UserError(
+                f"method.search.{place}.setting={axis.setting}: this method searches "
+                f"{', '.join(settings) or 'nothing'}."
+            )
+    return Search(mode, axes.get("outer"), axes["inner"], settings)

@@ -7,12 +7,12 @@ from typing import Literal
 
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, SequentialLR
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 
 from src.errors import UserError
+from src.heads.base import Head
 from src.methods.base import Batch, Method
 from src.methods.search import Search, ViewSearch
 
@@ -22,7 +22,7 @@ class Schedule:
     """The learning rate over training: a constant warm-up, then a cosine to zero.
 
     Attributes:
-        epochs: passes over the support set, each with another view of every image.
+        epochs: passes over the support set, each with another crop of every image.
         interval: how often the rate changes.
         warmup_epochs: epochs at `warmup_lr` before the cosine begins.
         warmup_lr: the learning rate of the warm-up.
@@ -53,7 +53,7 @@ class Schedule:
 
 
 class Trained(Method):
-    """`trainer.fit` minimises the cross-entropy of the head's logits on the support set.
+    """`trainer.fit` minimises the head's loss on the support set.
 
     It logs `train_loss`, and `validation_accuracy` (per cent) where there are validation images.
     What remains is the head after the last epoch or, with `keep="best"`, after the first epoch
@@ -65,19 +65,17 @@ class Trained(Method):
 
     def __init__(
         self,
-        head: nn.Module,
-        n_classes: int,
+        head: Head,
+        metrics: nn.Module,
         optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
         schedule: Schedule,
         keep: Literal["last", "best"],
         keep_predictions: bool = False,
         searches: Sequence[Search | ViewSearch] = (),
-        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(head, n_classes, keep_predictions, searches)
+        super().__init__(head, metrics, keep_predictions, searches)
         self.optimizer, self.schedule, self.keep = optimizer, schedule, keep
-        self.label_smoothing = label_smoothing
-        self.validation_accuracy = MulticlassAccuracy(n_classes, average="micro")
+        self.validation_accuracy = MeanMetric()
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
     def trainable_parameters(self) -> int:
@@ -94,7 +92,7 @@ class Trained(Method):
         }
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss = cross_entropy(self(batch), batch["label"], label_smoothing=self.label_smoothing)
+        loss: Tensor = self.head.loss(self(batch), batch["label"])
         if not loss.isfinite():
             raise UserError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch}, step "
@@ -107,7 +105,8 @@ class Trained(Method):
         if self._searching:
             super().validation_step(batch, index)
         else:
-            self.validation_accuracy.update(self(batch), batch["label"])
+            right = self(batch).argmax(dim=-1) == batch["label"]
+            self.validation_accuracy.update(right.float())
 
     def on_validation_epoch_end(self) -> None:
         if self._searching:

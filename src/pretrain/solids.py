@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src.data.solids import KINDS, SPLITS, make
+from src.data.images import SPLITS
+from src.data.solids import KINDS, make
 from src.files import replacing
 from src.pretrain.augment import IMAGE_SIZE
 from src.pretrain.captions import TEMPLATES, captions

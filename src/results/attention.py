@@ -1,4 +1,4 @@
-"""Pictures of CALIP's attention: what each position of an image says of a class."""
+"""Pictures of CALIP's attention: how much each position of an image counts for a class."""
 
 import math
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from src.results.plots import CREATOR, STYLE, WIDTH, short
 
 FOLDER = "attention"
 SIDE = 224
-"""Pixels of the square that CLIP sees of an image, its middle."""
+"""The side, in pixels, of the square in the middle of an image that CLIP sees."""
 DPI = 150
 ROW, REST = 1.42, 0.75
-"""Inches that a class takes, and that the headings and the scale take."""
+"""The height, in inches, of a class and of the headings and the scale together."""
 
 
 class ClassMap(NamedTuple):
     """The attention of one class.
 
     Attributes:
-        name: of the class.
-        probability: that the method gives it, 0 to 1.
-        is_true: it is the image's own class.
-        before: float32 `[s]`, its attention over the positions, row by row from the top left; they
-            form a square, and their attention sums to 1.
+        name: the name of the class.
+        probability: the probability that the method gives it, 0 to 1.
+        is_true: whether it is the image's own class.
+        before: float32 `[s]`, its attention over the positions before blending, row by row from the
+            top left. The positions form a square, and the attention sums to 1.
         after: the same after blending.
     """
 
@@ -43,14 +43,14 @@ class ClassMap(NamedTuple):
 
 
 def draw(image: Image.Image, maps: Sequence[ClassMap], path: Path) -> None:
-    """Write a PNG: the image, and below each other the classes' attention over it.
+    """Write a PNG: the image, and the attention of each class over it, one class below the other.
 
-    All maps have one scale. Its middle, 1, is the attention that is equal everywhere: red positions
-    get more, blue ones less.
+    All maps have one scale. Its middle, 1, stands for attention that is equal everywhere: red
+    positions get more, and blue positions get less.
     """
     square = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
     grids = [[_grid(one.before), _grid(one.after)] for one in maps]
-    extreme = float(np.abs(np.array(grids) - 1).max()) or 1.0  # of a single position, it is even
+    extreme = float(np.abs(np.array(grids) - 1).max()) or 1.0  # 0 where all attention is equal
     with rc_context(STYLE | {"axes.grid": False}):
         size = (WIDTH, REST + ROW * len(maps))
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -62,7 +62,7 @@ def draw(image: Image.Image, maps: Sequence[ClassMap], path: Path) -> None:
             axis.set_title(title, fontsize=9)
         for row, (one, pair) in enumerate(zip(maps, grids, strict=True)):
             for axis, grid in zip(axes[row, 1:], pair, strict=True):
-                # A pale image leaves the colours what they are on the scale.
+                # The image is drawn pale, so that the colours over it stay those of the scale.
                 axis.imshow(square.convert("L"), cmap="gray", vmin=-400, vmax=255)
                 shade = axis.imshow(
                     grid,

@@ -1,23 +1,23 @@
-"""What a sweep ends in: its jobs in the terminal, and their report."""
+"""What a sweep shows at its end: its jobs in the terminal, and their report."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from src.results.record import Result
 
-LONG = 12
-"""Jobs from which on a row for each is too much to look at."""
+MOST = 12
+"""How many jobs a sweep may have for its table to have a row for each."""
 
 
 def present(folder: Path, results: Sequence[Result]) -> Path:
-    """Show the `results` of a sweep, and write the report of all that its `folder` holds.
+    """Show the `results` of a sweep, and write the report on everything in its `folder`.
 
     Returns:
         The report's page.
     """
     from src.results import formats, frame, page, summary, table
 
-    if len(results) <= LONG:
+    if len(results) <= MOST:
         table.show(results, f"all runs in {folder}")
     cells = summary.summarise(frame.load([folder]).frame)
     if len(cells) < len(results):

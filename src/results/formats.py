@@ -1,35 +1,40 @@
-"""The tables of a report as Markdown, CSV, LaTeX, and in the terminal."""
+"""The tables of a report, as Markdown, CSV and LaTeX and in the terminal."""
 
 from collections.abc import Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
+from rich.text import Text
 
+from src.results.marks import DAGGER, DOUBLE_DAGGER, explanations
 from src.results.summary import AVERAGE, PLACE, Cell, Table
-from src.results.table import DAGGER, NOT_COMPARABLE
+from src.results.terminal import print_rows
 
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
-BESIDE = "In brackets: points above the published figure."
-AVERAGED = "The average is of the datasets' means, for methods that have a figure on all of them."
-# For each of LaTeX's special characters, and for ours.
+BESIDE = "In brackets: points above the published accuracy."
+AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
+# How LaTeX writes its special characters, and ours.
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", DAGGER: r"$^\dagger$", "→": r"$\rightarrow$", "−": "$-$"}
+    | {
+        "±": r"$\pm$",
+        DAGGER: r"$^\dagger$",
+        DOUBLE_DAGGER: r"$^\ddagger$",
+        "→": r"$\rightarrow$",
+        "−": "$-$",
+    }
 )
 
 
 def notes(tables: Sequence[Table]) -> list[str]:
-    """Explain the signs that the tables hold."""
+    """Explain the signs that occur in the tables."""
     cells = [cell for table in tables for row in table.rows.values() for cell in row if cell]
     return [
         *([AVERAGED] if any(table.title.startswith(AVERAGE) for table in tables) else []),
         *([SPREAD] if any(cell.interval is not None for cell in cells) else []),
         *([BESIDE] if any(cell.published is not None for cell in cells) else []),
-        *([NOT_COMPARABLE] if any(cell.selected_on_test for cell in cells) else []),
+        *explanations("".join(cell.marks for cell in cells)),
     ]
 
 
@@ -65,7 +70,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def csv(cells: pd.DataFrame) -> str:
-    """Write one line per cell: the columns of `PLACE`, `Cell`'s fields and `difference`."""
+    """Write a line per cell, with the columns of `PLACE`, `Cell`'s fields and `difference`."""
     rows = [
         {**place, **cell._asdict(), "difference": cell.difference}
         for place, cell in zip(cells[PLACE].to_dict("records"), cells["cell"], strict=True)
@@ -77,14 +82,16 @@ def show(tables: Sequence[Table]) -> None:
     """Print the tables in the terminal."""
     console = Console()
     for table in tables:
-        console.print(f"\n[bold]{table.title}[/bold]", highlight=False)
-        printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-        printed.add_column("method", no_wrap=True)
-        for column in table.columns:
-            printed.add_column(column, justify="right", no_wrap=True)
-        for label, row in table.rows.items():
-            printed.add_row(escape(label), *(text(cell).replace(" ± ", "±") for cell in row))
-        console.print(printed)
+        console.print(Text(f"\n{table.title}", "bold"))
+        rows = [
+            {"method": Text(label)}
+            | {
+                column: Text(text(cell).replace(" ± ", "±"))
+                for column, cell in zip(table.columns, row, strict=True)
+            }
+            for label, row in table.rows.items()
+        ]
+        print_rows(rows, labels={"method"}, words={"method"})
     for note in notes(tables):
         console.print(note, highlight=False)
 

@@ -17,18 +17,18 @@ CONNECT_TIMEOUT_S = 3
 
 
 def wandb_logger(project: str, group: str, tags: Sequence[str], save_dir: str) -> WandbLogger:
-    """Make a W&B run; offline when WANDB_MODE says so, or without a key or a network."""
+    """Make a W&B run; it is offline if WANDB_MODE says so, or if there is no key or no network."""
     return WandbLogger(experiment=_start(save_dir, project=project, group=group, tags=list(tags)))
 
 
 def log_sweep(folder: Path, report: Path, project: str, group: str) -> None:
-    """Give W&B one run more for a sweep: all runs as the table `runs`, the report as an artifact.
+    """Add a W&B run for a whole sweep: all runs as the table `runs`, the report as an artifact.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         report: the report's folder, as `page.write_report` fills it.
-        project: of the sweep's runs.
-        group: of the sweep's runs.
+        project: the W&B project of the sweep's runs.
+        group: the W&B group of the sweep's runs.
     """
     import pandas as pd
     import wandb
@@ -47,9 +47,9 @@ def log_sweep(folder: Path, report: Path, project: str, group: str) -> None:
 def _start(save_dir: str, **about: Any) -> Any:
     import wandb
 
-    Path(save_dir, "wandb").mkdir(parents=True, exist_ok=True)  # or W&B falls back to /tmp
+    Path(save_dir, "wandb").mkdir(parents=True, exist_ok=True)  # otherwise W&B writes to /tmp
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline")
-    # W&B would read every installed package anew for each run, which takes most of starting one.
+    # W&B would list the installed packages again for each run: most of the time that a start takes.
     settings = wandb.Settings(silent=True, console="off", x_save_requirements=False)
     run = wandb.init(dir=save_dir, mode=mode, settings=settings, **about)
     if not run.disabled:

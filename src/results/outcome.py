@@ -1,4 +1,4 @@
-"""`outcome.safetensors`: a run's answers, image by image, which its figures are drawn from."""
+"""`outcome.safetensors`: a run's answer for each image, from which its figures are drawn."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,9 @@ from safetensors.numpy import save_file
 
 from src.errors import UserError
 from src.files import replacing
+from src.results.metrics import CALIBRATION_BINS
 
 FILE = "outcome.safetensors"
-BINS = 15
-"""Of the reliability diagram: those of the expected calibration error in `result.json`."""
 
 
 class Outcome(NamedTuple):
@@ -26,8 +25,8 @@ class Outcome(NamedTuple):
         label: int64 `[n]`, in the split's order.
         prediction: int64 `[n]`, the class with the highest logit.
         confidence: float32 `[n]`, its softmax probability.
-        search: float32 `[outer, inner]`, accuracy (per cent) on the images that settings were
-            chosen on at each point of the release's grid; None if two settings were not searched.
+        search: float32 `[outer, inner]`, accuracy (per cent) at each point of the release's grid,
+            on the images that settings were chosen on; None if two settings were not searched.
         search_axes: the outer and then the inner setting's values, by name.
     """
 
@@ -51,7 +50,7 @@ class Outcome(NamedTuple):
         """Read one `outcome.safetensors`.
 
         Raises:
-            UserError: it is damaged or something else.
+            UserError: it is damaged, or not an outcome.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -60,8 +59,8 @@ class Outcome(NamedTuple):
                 return cls(**about, **tensors)
         except (SafetensorError, AttributeError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} is not the outcome of a run: {error!r}. Without it, "
-                "the report leaves the figures of that run out: delete it."
+                f"{path} is not the outcome of a run: {error!r}. Delete it: the report then leaves "
+                "out the figures of that run."
             ) from None
 
     def confusion(self) -> NDArray[np.int64]:
@@ -72,28 +71,37 @@ class Outcome(NamedTuple):
 
     def class_accuracy(self) -> NDArray[np.float64]:
         """Accuracy (per cent) on each class's images `[c]`; NaN for a class without any."""
-        confusion = self.confusion()
-        images = confusion.sum(axis=1)
-        right = 100.0 * confusion.diagonal()
-        return np.divide(right, images, out=np.full(len(images), np.nan), where=images > 0)
+        return 100.0 * class_accuracy(self.confusion())
 
     def reliability(self) -> "Reliability":
         """Group the images by confidence, in bins of equal width (Guo et al., ICML 2017)."""
-        edges = np.linspace(0, 1, BINS + 1)
-        # One on an edge belongs to the upper bin, as in torchmetrics, but 1 itself to the last:
-        # torchmetrics gives it a sixteenth bin.
-        bins = np.clip(np.searchsorted(edges, self.confidence, side="right") - 1, 0, BINS - 1)
-        images = np.bincount(bins, minlength=BINS)
+        n = CALIBRATION_BINS
+        edges = np.linspace(0, 1, n + 1)
+        # A confidence on an edge belongs to the upper bin, as in torchmetrics. But 1 itself belongs
+        # to the last bin here, where torchmetrics gives it a sixteenth.
+        bins = np.clip(np.searchsorted(edges, self.confidence, side="right") - 1, 0, n - 1)
+        images = np.bincount(bins, minlength=n)
         sums = [
-            np.bincount(bins, weights=values, minlength=BINS)
+            np.bincount(bins, weights=values, minlength=n)
             for values in (self.confidence, self.prediction == self.label)
         ]
         filled = np.maximum(images, 1)
         return Reliability(images, sums[0] / filled, sums[1] / filled)
 
 
+def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Compute the share of right answers on each class's images `[c]`; NaN for a class without any.
+
+    Args:
+        confusion: images `[c, c]` of each class (row) that were taken for each class (column).
+    """
+    images = confusion.sum(axis=1)
+    right = confusion.diagonal().astype(np.float64)
+    return np.divide(right, images, out=np.full(len(images), np.nan), where=images > 0)
+
+
 class Reliability(NamedTuple):
-    """Per bin of confidence: how many images, their mean confidence, the share that is right.
+    """For each bin of confidence: how many images, their mean confidence, the share that is right.
 
     Attributes:
         images: int64 `[15]`; where it is 0, the other two are 0 too.

@@ -1,4 +1,4 @@
-"""A report: every figure and table of some runs in one folder, and all of it in one HTML page."""
+"""A report: the figures and tables of some runs in one folder, and all of it in one HTML page."""
 
 import base64
 import math
@@ -12,27 +12,29 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from src.files import replacing
-from src.results import formats, frame, outcome, summary, table
+from src.results import formats, frame, outcome, summary
+from src.results.marks import marks
+from src.results.metrics import METRICS
 
 PAGE = "report.html"
 FIGURES = "figures"
 FOLDER = "report"
 """Where a report lies, below the first of the folders that it is about."""
 DETAILED = 6
-"""Runs at most whose images are looked into."""
+"""How many runs are shown one by one, at most."""
 COMMANDS = 3
-"""Commands at most that stand below a figure."""
+"""How many commands stand below a figure, at most."""
 SHOWN = {
     "task": "dataset", "backbone": "backbone", "label": "method", "shots": "shots", "seed": "seed",
-    "selection": "selection", "accuracy": "accuracy", "mean_class_accuracy": "class mean",
-    "ece": "ECE", "validation_accuracy": "validation", "published": "published",
+    "selection": "selection", **{metric.name: metric.heading for metric in METRICS},
+    "validation_accuracy": "validation", "published": "published", "settings_from": "settings from",
     "git_revision": "commit", "folder": "folder", "command": "command",
 }  # fmt: skip
-"""The columns of the list of all runs, and what they are called there."""
+"""The columns of the list of all runs: their names in the frame, and their headings."""
 
 
-class Source(NamedTuple):
-    """What a figure was drawn from."""
+class DrawnFrom(NamedTuple):
+    """The runs that a figure or a table was made of."""
 
     runs: str
     commit: str
@@ -40,12 +42,19 @@ class Source(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """One figure: its file, its caption, the SVG or PNG, and its source if it has one alone."""
+    """One figure.
+
+    Attributes:
+        file: its name in the folder of the figures.
+        title: its caption.
+        content: the SVG or the PNG.
+        drawn_from: its runs; None in a `Detail`, which names them once for all its figures.
+    """
 
     file: str
     title: str
     content: bytes
-    source: Source | None = None
+    drawn_from: DrawnFrom | None = None
 
     @property
     def url(self) -> str:
@@ -54,20 +63,20 @@ class Drawn(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """A closer look at one run, which all its figures were drawn from."""
+    """A closer look at one run, from which all its figures are drawn."""
 
     title: str
     accuracy: str
     facts: dict[str, str]
-    source: Source
+    drawn_from: DrawnFrom
     figures: list[Drawn]
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:
     """Write the report on every run below `folders` into `output`; returns the page's path.
 
-    `runs.csv` has a row per run; `table.md`, `table.csv` and `table.tex` the accuracies;
-    `figures/` the figures; `report.html` everything, in need of no other file.
+    `runs.csv` has a row per run. `table.md`, `table.csv` and `table.tex` have the accuracies, and
+    `figures/` has the figures. `report.html` has everything, and needs no other file.
 
     Raises:
         UserError: a folder is missing, or holds no result.
@@ -90,7 +99,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
             period=_period(runs.frame),
             made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             made_by=shlex.join(["python", "-m", "src.report", *map(str, folders)]),
-            everything=_source(runs.frame),
+            everything=_drawn_from(runs.frame),
             tables=tables,
             notes=formats.notes(tables),
             curves=curves,
@@ -111,7 +120,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
 
 
 def _remove_earlier(folder: Path, written: set[str]) -> None:
-    """Remove the figures of an earlier report in `folder`, and no file that is not a report's."""
+    """Remove the figures that an earlier report left in `folder`; other files stay."""
     from src.results import plots
 
     for path in [*folder.glob("*.svg"), *folder.glob("*.png")]:
@@ -141,14 +150,14 @@ def _ends(times: pd.Series) -> tuple[Any, Any]:
     return times.min(), times.max()
 
 
-def _source(runs: pd.DataFrame, single: bool = False) -> Source:
+def _drawn_from(runs: pd.DataFrame, single: bool = False) -> DrawnFrom:
     commands = list(runs["command" if single else "made_by"].unique())
     more = len(commands) - COMMANDS
     if more > 0:
         commands = [*commands[:COMMANDS], f"... and {more} more commands: see the list of all runs"]
     commits = [_commit(revision) for revision in runs["git_revision"].unique()]
     of = f"{len(runs)} runs" if len(runs) > 1 else str(runs["folder"].iloc[0])
-    return Source(of, ", ".join(commits), commands)
+    return DrawnFrom(of, ", ".join(commits), commands)
 
 
 def _commit(revision: Any) -> str:
@@ -159,7 +168,7 @@ def _commit(revision: Any) -> str:
 
 
 def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
-    """Draw accuracy by shots, where there are any; the average over datasets first."""
+    """Draw accuracy by shots, where there are several; the average over datasets comes first."""
     from src.results import plots
 
     styles = list(cells["label"].unique())
@@ -168,22 +177,22 @@ def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
         if group["shots"].nunique() - (0 in set(group["shots"])) < 2:
             continue
         average = task not in set(runs["task"])
-        drawn_from = (runs["backbone"] == backbone) & runs["label"].isin(group["label"])
-        of = runs[drawn_from & (average | (runs["task"] == task))]
+        chosen = (runs["backbone"] == backbone) & runs["label"].isin(group["label"])
+        of = runs[chosen & (average | (runs["task"] == task))]
         svg = plots.accuracy_by_shots(group, styles)
         name = f"{_slug('accuracy', backbone, task)}.svg"
-        one = Drawn(name, f"{task}, {backbone}.", svg, _source(of))
+        one = Drawn(name, f"{task}, {backbone}.", svg, _drawn_from(of))
         drawn.insert(0 if average else len(drawn), one)
     return drawn
 
 
 def _pick(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Choose the runs to look into: of each method, the first seed at its most shots.
+    """Choose the runs that are shown one by one: for each method, the first seed at its most shots.
 
     Runs that drew their attention come before others.
 
     Returns:
-        the runs, and how many more there would be.
+        The runs, and how many more there would be.
     """
     held = runs[[Path(folder, outcome.FILE).is_file() for folder in runs["folder"]]]
     held = held.assign(attention_drawn=[bool(_attention(folder)) for folder in held["folder"]])
@@ -229,7 +238,11 @@ def _detail(run: pd.Series) -> Detail:
         drawings[f"attention_{picture.name}"] = (title, picture.read_bytes())
     name = _slug(run["task"], run["backbone"], run["label"], f"{run['shots']}_shots")
     facts = {
-        "class mean": f"{run['mean_class_accuracy']:.2f} %",
+        **{
+            metric.heading: text + metric.unit
+            for metric in METRICS
+            if metric.name != "accuracy" and (text := metric.text(run[metric.name]))
+        },
         "validation": f"{run['validation_accuracy']:.2f} %",
         "selection": run["selection"],
         "test images": f"{run['n_test']:,}",
@@ -242,22 +255,23 @@ def _detail(run: pd.Series) -> Detail:
         title=f"{run['task']}, {run['backbone']}: {run['label']}, shots={run['shots']}",
         accuracy=_accuracy(run) + " %",
         facts=facts,
-        source=_source(run.to_frame().T, single=True),
+        drawn_from=_drawn_from(run.to_frame().T, single=True),
         figures=[Drawn(f"{name}-{kind}", *drawing) for kind, drawing in drawings.items()],
     )
 
 
 def _listed(runs: pd.DataFrame) -> list[dict[str, str]]:
     """Give the list of all runs, without the columns that are empty."""
-    columns = [name for name in SHOWN if runs[name].notna().any()]
-    commits = runs["git_revision"].map(_commit)
-    shown = runs[columns].assign(git_revision=commits, accuracy=runs.apply(_accuracy, axis=1))
-    rows = shown.rename(columns=SHOWN).to_dict("records")
-    return [{name: _number(value) for name, value in row.items()} for row in rows]
+    metrics = {metric.name: runs[metric.name].map(metric.text) for metric in METRICS}
+    metrics["accuracy"] = runs.apply(_accuracy, axis=1)
+    cells = runs.assign(**metrics, git_revision=runs["git_revision"].map(_commit)).map(_number)
+    columns = [name for name in SHOWN if (cells[name] != "").any()]
+    rows: list[dict[str, str]] = cells[columns].rename(columns=SHOWN).to_dict("records")
+    return rows
 
 
 def _accuracy(run: pd.Series) -> str:
-    return f"{run['accuracy']:.2f}{table.DAGGER if run['selected_on_test'] else ''}"
+    return f"{run['accuracy']:.2f}{marks(run['selected_on_test'], run['saw_test_images'])}"
 
 
 def _number(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""The figures of a report, as SVG: the same size on a desk, on a phone and on paper.
+"""The figures of a report, as SVG that is read at the same size on a desk, a phone and paper.
 
-The colours are Okabe and Ito's, which colour-blind readers tell apart; each comes with a marker of
-its own, so that a grey print can be read too.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart. Each has a marker
+of its own, so that a grey print can be read too.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from src.results.outcome import BINS, Outcome
-from src.results.table import DAGGER
+from src.results.marks import marks
+from src.results.metrics import CALIBRATION_BINS
+from src.results.outcome import Outcome
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4fa0", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CREATOR = "Calipers, python -m src.report"
-"""Written into each figure, which tells a report's figures from others in the same folder."""
+"""Written into each figure, so that a report knows its own figures among others in a folder."""
 INK, PALE = "#222222", "#cfd6dc"
 WIDTH, HEIGHT = 4.6, 3.3  # inches: narrow enough that a phone need not shrink the letters much
 NAMED = 26
-"""Classes up to which each one is named in the confusion matrix."""
+"""The confusion matrix names its classes up to so many."""
 COUNTED = 12
-"""Classes up to which the cells of the confusion matrix hold their figures."""
+"""The cells of the confusion matrix hold their numbers up to so many classes."""
 BARS = 32
-"""Bars of per-class accuracy; of more classes, the lowest and the highest are shown."""
+"""How many classes have a bar; if there are more, only the lowest and the highest are shown."""
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
@@ -58,7 +59,7 @@ def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> bytes:
 
     Args:
         cells: the rows of `summarise` of one dataset.
-        styles: every label of the report: its place decides colour and marker.
+        styles: every label of the report. The place of a label decides its colour and its marker.
     """
     with matplotlib.rc_context(STYLE):
         labels = list(cells["label"].unique())
@@ -68,15 +69,21 @@ def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> bytes:
         for place, label in enumerate(labels):
             group = cells[cells["label"] == label].sort_values("shots")
             number = styles.index(label)
-            mark = DAGGER if any(cell.selected_on_test for cell in group["cell"]) else ""
-            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": label + mark}
+            marked = marks(
+                any(cell.selected_on_test for cell in group["cell"]),
+                any(cell.saw_test_images for cell in group["cell"]),
+            )
+            look: dict[str, Any] = {
+                "color": COLOURS[number % len(COLOURS)],
+                "label": label + marked,
+            }
             mean = np.array([cell.mean for cell in group["cell"]])
             spread = np.array([cell.interval or 0.0 for cell in group["cell"]])
             if (group["shots"] == 0).all():
                 dashes = (0, (4 + 2 * (number % 3), 2))
                 axes.axhline(mean[0], linestyle=dashes, **look)
                 continue
-            # A little beside each other, or the intervals would cover one another.
+            # The points are moved apart a little, or the intervals would cover one another.
             nudge = 2 ** (0.05 * (place - len(labels) / 2))
             axes.errorbar(
                 group["shots"] * nudge,
@@ -154,19 +161,23 @@ def confusion(outcome: Outcome) -> bytes:
 
 
 def reliability(outcome: Outcome, error: float) -> bytes:
-    """Draw accuracy against confidence, and how many images stand behind each bin.
+    """Draw accuracy against confidence, and how many images each bin has.
 
     Args:
         outcome: of a run.
         error: its expected calibration error, 0 to 1.
     """
     bins = outcome.reliability()
-    left = np.arange(BINS) / BINS
+    left = np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.9))
         place = {"left": 0.13, "right": 0.98, "bottom": 0.12, "top": 0.93, "hspace": 0.12}
         upper, lower = figure.subplots(2, height_ratios=[3, 1], sharex=True, gridspec_kw=place)
-        bars: dict[str, Any] = {"width": 1 / BINS, "align": "edge", "edgecolor": "white"}
+        bars: dict[str, Any] = {
+            "width": 1 / CALIBRATION_BINS,
+            "align": "edge",
+            "edgecolor": "white",
+        }
         upper.bar(left, bins.accuracy, color=COLOURS[0], **bars)
         upper.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")

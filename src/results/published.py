@@ -1,24 +1,25 @@
-"""The published figure that a run corresponds to."""
+"""The published accuracy that a run corresponds to."""
 
 import json
 
-from src.config import ROOT
+from src.files import ROOT
 
 PUBLISHED = ROOT / "experiments/published_rn50.json"
-# The Tip-Adapter authors' own log has our templates and protocol; the others fill its gaps.
-SOURCES = ("b", "a", "c")
+LISTS = ("b", "a", "c")
+"""The lists in that file, by priority: the Tip-Adapter authors' own log has the templates and the
+protocol that are used here, and the others fill its gaps."""
 
 
 def published(dataset: str, method: str, shots: int, backbone: str, weights: str) -> float | None:
-    """Top-1 accuracy (per cent) published for OpenAI's RN50, or None where there is none."""
+    """Look up the top-1 accuracy (per cent) published for OpenAI's RN50; None if there is none."""
     if backbone != "rn50" or weights != "RN50-quickgelu/openai":
         return None
     content = json.loads(PUBLISHED.read_text())
-    for source in SOURCES:
-        figure = content["datasets"].get(dataset, {}).get(source, {}).get(method)
-        if isinstance(figure, list):
-            by_shots = dict(zip(content["shots"], figure, strict=True))
-            figure = by_shots.get(shots)
-        if figure is not None:
-            return float(figure)
+    for name in LISTS:
+        accuracy = content["datasets"].get(dataset, {}).get(name, {}).get(method)
+        if isinstance(accuracy, list):
+            by_shots = dict(zip(content["shots"], accuracy, strict=True))
+            accuracy = by_shots.get(shots)
+        if accuracy is not None:
+            return float(accuracy)
     return None

@@ -11,53 +11,70 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from src.config import ROOT
 from src.errors import UserError
-from src.files import write_json
+from src.files import ROOT, write_json
 
 FILE = "result.json"
+FAILURE = "failure.json"
+"""What a job leaves that failed: `message`, and `command`, which runs it again."""
+VERSION = 2
+"""Of the record. Version 1 had `AT_THE_TOP` as fields, and not those that have a default."""
 VERSIONED = ("torch", "lightning", "open_clip_torch", "torchmetrics", "hydra-core")
+AT_THE_TOP = ("accuracy", "mean_class_accuracy", "ece")
+"""Metrics that the file holds beside `metrics` as well, where other programs look for them."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run. Accuracies are in per cent, times in seconds.
+    """One run. Times are in seconds.
 
     Attributes:
-        adapted_on: where prompts, support set and settings come from: `dataset` itself, but for
-            what `eval_dataset` names.
-        precision: that CLIP computed the images' features in, by Lightning's name; None for those
-            brought along.
+        dataset: what the run was tested on.
+        adapted_on: the dataset that prompts, support set and settings come from: `dataset` itself,
+            except for those that `eval_dataset` names.
+        backbone: the name of an architecture with certain weights.
+        method: the name of the method.
         shots: labelled images per class that the run may have seen; 0 if it saw none.
+        seed: decides which ones, and every other random number.
         selection: how the settings were chosen; `fixed` if there was nothing to choose.
-        accuracy: top-1 on the test split.
-        mean_class_accuracy: mean over classes of the accuracy on their test images.
-        ece: expected calibration error, 15 bins, 0 to 1.
-        validation_accuracy: top-1 on the images that settings were chosen on, or None.
-        hyperparameters: the settings that the figures belong to.
-        selected_on_test: settings were chosen on the test split: not comparable.
+        metrics: what the test found, by the names of `src.results.metrics.METRICS`.
+        validation_accuracy: top-1 accuracy (per cent) on the images that settings were chosen on,
+            or None.
+        hyperparameters: the settings of the head with which it was tested.
+        selected_on_test: settings were chosen on the test split, so the run is not comparable.
+        n_test: how many images were tested.
         skipped_images: how many images of any split could not be decoded and were left out.
-        epochs: epochs trained, 0 for methods without gradient.
+        n_classes: among how many classes each image was classified.
+        trainable_parameters: how many numbers training changed.
+        epochs: epochs trained, 0 for methods without a gradient.
         timings_s: by stage.
-        threads: that torch computed with.
-        published: the published figure that `accuracy` corresponds to, or None.
-        config_hash: of everything in the configuration that can change the figures.
+        threads: how many threads torch computed with.
+        peak_rss_mb: the peak of resident memory, in MB.
+        published: the published accuracy that this run corresponds to, or None.
+        config_hash: hash of everything in the configuration that can change the metrics.
+        versions: of Python and of the libraries that metrics depend on.
         git_revision: of the code, `-dirty` with uncommitted changes, None outside a checkout.
         started_at: ISO 8601, UTC, to the millisecond: the order of the runs of a sweep.
         command: what to type to have this run again.
+        precision: Lightning's name of the precision in which CLIP computed the images' features;
+            None for features that the user brought.
+        architecture: open_clip's name, or `local-dir:` and a folder; None if it is not known.
+        weights: their tag or checksum; None if it is not known.
+        prompts: SHA-256 of the classes' prompts; None if they are not known.
+        settings_from: where the method's settings came from, as `rn50 on eurosat
+            (conf/settings/calip.yaml)` or `defaults`; empty if it is not known.
+        saw_test_images: the method looked at the unlabelled test images before it answered.
+        version: of the record.
     """
 
     dataset: str
     adapted_on: str
     backbone: str
-    precision: str | None
     method: str
     shots: int
     seed: int
     selection: str
-    accuracy: float
-    mean_class_accuracy: float
-    ece: float
+    metrics: Mapping[str, float]
     validation_accuracy: float | None
     hyperparameters: Mapping[str, Any]
     selected_on_test: bool
@@ -75,28 +92,52 @@ class Result:
     git_revision: str | None
     started_at: str
     command: str
+    precision: str | None = None
+    architecture: str | None = None
+    weights: str | None = None
+    prompts: str | None = None
+    settings_from: str = ""
+    saw_test_images: bool = False
+    version: int = VERSION
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy on the test split, in per cent."""
+        return self.metrics["accuracy"]
 
     def write(self, folder: Path) -> None:
         """Write `result.json` into `folder`, atomically."""
-        write_json(folder / FILE, asdict(self))
+        at_the_top = {name: self.metrics[name] for name in AT_THE_TOP if name in self.metrics}
+        write_json(folder / FILE, at_the_top | asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Result":
-        """Read one `result.json`.
+        """Read one `result.json`, of this version or of an earlier one.
 
         Raises:
-            UserError: it is not the record of a run.
+            UserError: it is not the record of a run, or it is one of a later version.
         """
         try:
             content = json.loads(path.read_text())
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            version = content.setdefault("version", 1)
+            if version > VERSION:
+                raise UserError(
+                    f"{path} was written by a newer version of Calipers (record version "
+                    f"{version}, this one reads up to {VERSION}): update Calipers."
+                )
+            if version == 1:
+                content["metrics"] = {name: content[name] for name in AT_THE_TOP}
+            known = {field.name for field in fields(cls)}
+            result = cls(**{name: content[name] for name in known & content.keys()})
+            float(result.accuracy)
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not the result of a run: {error!r}.") from None
+        return result
 
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of Python and of the libraries that figures depend on."""
+    """Give the versions of Python and of the libraries that metrics depend on."""
     python = ".".join(map(str, sys.version_info[:3]))
     return {"python": python} | {name: version(name) for name in VERSIONED}
 
@@ -114,6 +155,6 @@ def git_revision() -> str | None:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory of this process so far, in MB."""
+    """Give the peak of this process's resident memory so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,4 +1,4 @@
-"""Many runs as a few figures: mean and 95 % interval over seeds, the average over datasets."""
+"""Many runs as a few numbers: mean and 95 % interval over seeds, the average over datasets."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.special import stdtrit
 
-from src.results.table import DAGGER
+from src.results.marks import marks
 
 CONFIDENCE = 0.95
 PLACE = ["backbone", "task", "label", "shots"]
@@ -23,16 +23,22 @@ class Cell(NamedTuple):
     seeds: int
     published: float | None
     selected_on_test: bool
+    saw_test_images: bool
 
     @property
     def difference(self) -> float | None:
-        """Points above the published figure."""
+        """Points above the published accuracy."""
         return None if self.published is None else self.mean - self.published
+
+    @property
+    def marks(self) -> str:
+        """The signs that stand beside the accuracy."""
+        return marks(self.selected_on_test, self.saw_test_images)
 
     def __str__(self) -> str:
         spread = "" if self.interval is None else f" ± {self.interval:.2f}"
         beside = "" if self.difference is None else f" ({self.difference:+.2f})"
-        return f"{self.mean:.2f}{DAGGER if self.selected_on_test else ''}{spread}{beside}"
+        return f"{self.mean:.2f}{self.marks}{spread}{beside}"
 
 
 class Table(NamedTuple):
@@ -44,10 +50,10 @@ class Table(NamedTuple):
 
 
 def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep the last run of each place of `PLACE` and seed.
+    """Keep only the last run of each place (the columns of `PLACE`) and seed.
 
-    A method without a draw of images (0 shots) gives the same figure for every seed: its runs
-    count as one, of seed 0.
+    A method that draws no images (0 shots) gives the same metrics for every seed, so its runs count
+    as one run of seed 0.
     """
     keys = [*PLACE, "seed"]
     runs = frame.assign(seed=frame["seed"].where(frame["shots"] > 0, 0))
@@ -58,17 +64,17 @@ def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Average the seeds of each place, then the datasets.
 
-    The "average of n datasets" is of the datasets' means, per backbone, and is given only for
-    methods that have a figure on all n datasets at those shots. Its interval is that of the
-    averages by seed, if every dataset has the same seeds. Heads that were adapted on another
-    dataset stay out of it.
+    The "average of n datasets" is the mean of the datasets' means, per backbone. It is given only
+    for methods that were run on all n datasets at those shots. Its interval is that of the averages
+    by seed, if every dataset has the same seeds. Heads that were adapted on another dataset stay
+    out of it.
 
     Args:
         frame: of `src.results.frame.load`.
 
     Returns:
-        One row per place, in order of appearance, the averages last: the columns of `PLACE`, and
-        `cell`, a `Cell`.
+        One row per place, in order of appearance, with the averages last. The columns are those of
+        `PLACE`, and `cell`, a `Cell`.
     """
     runs = once_per_seed(frame)
     cells = [(*place, _cell(group)) for place, group in runs.groupby(PLACE, sort=False)]
@@ -84,7 +90,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_shots(cells: pd.DataFrame) -> list[Table]:
-    """One table per backbone for the average and each dataset: a column for each of the shots."""
+    """Make a table per backbone and dataset, and for the average, with a column per shots."""
     return [
         _table(f"{task}, {backbone}: top-1 accuracy in % by shots", of_backbone[chosen], "shots")
         for backbone, of_backbone in cells.groupby("backbone", sort=False)
@@ -94,7 +100,7 @@ def by_shots(cells: pd.DataFrame) -> list[Table]:
 
 
 def by_dataset(cells: pd.DataFrame) -> list[Table]:
-    """One table per backbone and shots of which there are several datasets: a column for each."""
+    """Make a table per backbone and shots that several datasets have, with a column per dataset."""
     return [
         _table(f"{backbone}, shots={shots}: top-1 accuracy in % by dataset", group, "task")
         for backbone, of_backbone in cells.groupby("backbone", sort=False)
@@ -104,7 +110,7 @@ def by_dataset(cells: pd.DataFrame) -> list[Table]:
 
 
 def half_width(accuracies: Sequence[float]) -> float | None:
-    """Half the width of Student's t interval of the mean at 95 %; None for a single value."""
+    """Compute half the width of Student's 95 % interval of the mean; None for a single value."""
     n = len(accuracies)
     if n < 2:
         return None
@@ -119,6 +125,7 @@ def _cell(runs: pd.DataFrame) -> Cell:
         seeds=len(runs),
         published=_none(runs["published"].astype(float).mean(skipna=False)),
         selected_on_test=bool(runs["selected_on_test"].any()),
+        saw_test_images=bool(runs["saw_test_images"].any()),
     )
 
 
@@ -132,6 +139,7 @@ def _average(runs: pd.DataFrame) -> Cell:
         seeds=len(by_seed),
         published=_none(published.mean(skipna=False)),
         selected_on_test=bool(runs["selected_on_test"].any()),
+        saw_test_images=bool(runs["saw_test_images"].any()),
     )
 
 

@@ -1,21 +1,22 @@
-"""Results as a table in the terminal."""
+"""Results as a table in the terminal, a row for each run."""
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.text import Text
 
+from src.results.marks import explanations, marks
+from src.results.metrics import METRICS
 from src.results.record import Result
+from src.results.terminal import print_rows
 
-DAGGER = "†"
-NOT_COMPARABLE = f"{DAGGER} settings chosen on the test split: not comparable."
 CONDITIONS = ("dataset", "adapted on", "backbone", "shots", "seed", "selection")
 WORDS = {"dataset", "adapted on", "backbone", "method", "selection"}
 
 
 def show(results: Sequence[Result], title: str) -> None:
-    """Print one row per run; figures whose settings were chosen on the test split carry a †.
+    """Print one row per run; accuracies that are not comparable carry a mark.
 
     A condition that all runs share stands above the table, not in a column.
     """
@@ -24,23 +25,23 @@ def show(results: Sequence[Result], title: str) -> None:
         return
     shared = [name for name in CONDITIONS if len({row[name] for row in rows}) == 1]
     columns = [name for name in rows[0] if name not in shared and any(row[name] for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="left" if name in WORDS else "right")
-    for row in rows:
-        table.add_row(*(row[name] for name in columns))
     console = Console()
-    console.print(f"\n[bold]{title}[/bold]", soft_wrap=True)
-    above = [f"[dim]{name}[/dim] {rows[0][name]}" for name in shared if rows[0][name]]
+    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
+    above = [f"[dim]{name}[/dim] {escape(rows[0][name])}" for name in shared if rows[0][name]]
     console.print("  ".join(above))
-    console.print(table)
-    if any(result.selected_on_test for result in results):
-        console.print(NOT_COMPARABLE)
+    cells = [
+        {name: Text(row[name], "bold" if name == "accuracy" else "") for name in columns}
+        for row in rows
+    ]
+    print_rows(cells, labels={*CONDITIONS, "method"}, words=WORDS)
+    for meaning in explanations(" ".join(row["accuracy"] for row in rows)):
+        console.print(meaning, highlight=False)
 
 
 def _row(result: Result) -> dict[str, str]:
     """Format the cells of a run; a column that is empty for all runs is left out."""
-    mark = DAGGER if result.selected_on_test else ""
+    metrics = {one.heading: one.text(result.metrics.get(one.name)) for one in METRICS}
+    metrics["accuracy"] += marks(result.selected_on_test, result.saw_test_images)
     return {
         "dataset": result.dataset,
         "adapted on": "" if result.adapted_on == result.dataset else result.adapted_on,
@@ -49,13 +50,11 @@ def _row(result: Result) -> dict[str, str]:
         "shots": str(result.shots),
         "seed": str(result.seed),
         "selection": result.selection,
-        "accuracy": f"[bold]{result.accuracy:.2f}{mark}[/bold]",
-        "class mean": f"{result.mean_class_accuracy:.2f}",
-        "ECE": f"{result.ece:.3f}",
+        **metrics,
         "validation": _optional(result.validation_accuracy),
         "published": _optional(result.published),
     }
 
 
-def _optional(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.2f}"
+def _optional(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2f}"

@@ -179,7 +179,7 @@ def test_other_architectures_have_global_features_only(architecture: str) -> Non
     with torch.no_grad():
         expected = clip.model.visual(images)
     torch.testing.assert_close(clip.encode_image(images), expected)
-    assert clip.encode_text([["a cat"], ["a dog"]]).shape == (2, 24)
+    assert clip.encode_text([["a cat"], ["a dog"]]).text.shape == (2, 24)
     with pytest.raises(UserError, match=f"spatial features of {architecture} are not defined"):
         clip.encode_image_spatial(images)
 
@@ -213,7 +213,7 @@ def test_text_features_are_the_plain_loop(
                 feature = clip.model.encode_text(clip.tokenizer([prompt]))[0]
                 mean += feature / feature.norm() / len(of_class)
             expected.append(mean / mean.norm())
-    features = clip.encode_text(prompts)
+    features = clip.encode_text(prompts).text
     assert not features.requires_grad
     torch.testing.assert_close(features, torch.stack(expected), rtol=1e-5, atol=1e-6)
 
@@ -242,7 +242,7 @@ def test_words_without_an_embedding_are_refused_by_name() -> None:
 
 def test_classes_that_text_cannot_tell_apart_are_refused() -> None:
     clip = loaded("small-tok")
-    equal = clip.encode_text([["a crane"], ["a crane"]])  # ImageNet has two
+    equal = clip.encode_text([["a crane"], ["a crane"]]).text  # ImageNet has two
     assert torch.equal(equal[0], equal[1])
     with pytest.raises(UserError, match="cannot tell apart 'a Crane' and 'a crane'"):
         clip.encode_text([["a Crane"], ["a dog"], ["a crane"]])

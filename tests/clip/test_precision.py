@@ -78,11 +78,11 @@ def test_the_store_tells_resolved_precisions_apart(source, processor):
     for units in (False, True):
         processor({"amx_bf16": units})
         features = source(AUTO)
-        entries[features.precision] = features.split("test", spatial=False)
+        entries[features.precision] = features.split("test", inputs=["global"])
     assert list(entries) == [FLOAT32, BFLOAT16]
     for name, entry in entries.items():
         assert entry.manifest["key"]["precision"] == name
-        assert source(name).split("test", spatial=False).path == entry.path
+        assert source(name).split("test", inputs=["global"]).path == entry.path
     full, half = (entry.tensor("global").float() for entry in entries.values())
     assert not torch.equal(full, half)
     assert cosine_similarity(full, half).min() > 0.999

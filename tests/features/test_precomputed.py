@@ -7,13 +7,15 @@ from safetensors.torch import load_file, save_file
 from src.errors import UserError
 from src.features import precomputed
 
+BOTH = ["global", "spatial"]
+
 
 @pytest.fixture
 def folder(tmp_path):
     generator = torch.Generator().manual_seed(0)
 
-    def split(n, views=()):
-        shape = (*views, n, 8)
+    def split(n, crops=()):
+        shape = (*crops, n, 8)
         return {
             "global": torch.randn(*shape, generator=generator).half(),
             "spatial": torch.randn(n, 5, 8, generator=generator).half(),
@@ -23,7 +25,7 @@ def folder(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog", "wild_boar"]))
     (tmp_path / "meta.json").write_text(json.dumps({"logit_scale": 50, "backbone": "mine"}))
     save_file({"text": torch.randn(3, 8, generator=generator)}, tmp_path / "text.safetensors")
-    save_file(split(12, views=(2,)), tmp_path / "train.safetensors")
+    save_file(split(12, crops=(2,)), tmp_path / "train.safetensors")
     save_file(split(9), tmp_path / "val.safetensors")
     save_file(split(7), tmp_path / "test.safetensors")
     return tmp_path
@@ -36,20 +38,42 @@ def change(path, **tensors):
 
 def test_reads_what_the_folder_holds(folder):
     features = precomputed.read(str(folder))
-    text, scale = features.text()
-    assert (features.class_names, features.backbone) == (["cat", "dog", "wild_boar"], "mine")
+    text, scale = features.text, features.logit_scale
+    assert (features.class_names, features.origin.backbone) == (["cat", "dog", "wild_boar"], "mine")
     assert (text.shape, text.dtype, scale) == ((3, 8), torch.float32, 50.0)
-    test = features.split("test", spatial=True)
+    test = features.split("test", inputs=BOTH)
     assert len(test) == 7
     stored = load_file(folder / "test.safetensors")
     for name, tensor in test.rows(2, 5).items():
         assert torch.equal(tensor, stored[name][2:5])
-    assert features.split("train", spatial=False).rows(0, 12)["global"].shape == (12, 2, 8)
+    assert features.split("train", inputs=["global"]).rows(0, 12)["global"].shape == (12, 2, 8)
+
+
+def test_raw_text_is_what_the_folder_says_or_text_that_was_not_normalised(folder):
+    path = folder / "text.safetensors"
+    text = load_file(path)["text"]
+    assert torch.equal(precomputed.read(str(folder)).raw_text, text)
+    unit = torch.nn.functional.normalize(text, dim=-1)
+    change(path, text=unit)
+    with pytest.raises(UserError, match=r"text has been normalised.*add raw_text"):
+        precomputed.read(str(folder)).raw_text  # noqa: B018
+    change(path, raw_text=10 * text)
+    features = precomputed.read(str(folder))
+    assert torch.equal(features.raw_text, 10 * text)
+    assert torch.equal(features.text, unit)
+    change(path, raw_text=text[:2])
+    with pytest.raises(UserError, match=r"2 text features and classes\.json 3"):
+        precomputed.read(str(folder)).raw_text  # noqa: B018
+
+
+def test_a_feature_that_the_format_lacks_is_named(folder):
+    with pytest.raises(UserError, match="needs colour features"):
+        precomputed.read(str(folder)).split("test", ["global", "colour"])
 
 
 def test_few_shot_validation_takes_up_to_four_per_class(folder):
     features = precomputed.read(str(folder))
-    drawn = features.few_shot_validation(shots=2, seed=0, spatial=True)
+    drawn = features.few_shot_validation(shots=2, seed=0, inputs=BOTH)
     assert sorted(drawn.tensors["label"].tolist()) == [0, 0, 1, 1, 2, 2]
     assert drawn.tensors["spatial"].shape == (6, 5, 8)
     stored = load_file(folder / "val.safetensors")["global"]
@@ -78,7 +102,7 @@ def test_few_shot_validation_takes_up_to_four_per_class(folder):
 def test_malformed_tensors_are_refused(folder, file, changes, message):
     change(folder / f"{file}.safetensors", **changes)
     with pytest.raises(UserError, match=message) as error:
-        precomputed.read(str(folder)).split("test", spatial=True)
+        precomputed.read(str(folder)).split("test", inputs=BOTH)
     assert f"{file}.safetensors" in str(error.value)
 
 
@@ -98,7 +122,7 @@ def test_malformed_tensors_are_refused(folder, file, changes, message):
 def test_malformed_files_are_refused(folder, file, content, message):
     (folder / file).write_text(content)
     with pytest.raises(UserError, match=message) as error:
-        precomputed.read(str(folder)).split("test", spatial=False)
+        precomputed.read(str(folder)).split("test", inputs=["global"])
     assert file in str(error.value)
 
 
@@ -108,7 +132,7 @@ def test_malformed_files_are_refused(folder, file, content, message):
 def test_missing_files_are_named(folder, file):
     (folder / file).unlink()
     with pytest.raises(UserError, match=f"{file} is missing"):
-        precomputed.read(str(folder)).split("test", spatial=False)
+        precomputed.read(str(folder)).split("test", inputs=["global"])
 
 
 def test_a_missing_folder_and_a_missing_validation_split_are_explained(folder):
@@ -116,4 +140,4 @@ def test_a_missing_folder_and_a_missing_validation_split_are_explained(folder):
         precomputed.read(str(folder / "nowhere"))
     (folder / "val.safetensors").unlink()
     with pytest.raises(UserError, match="selection=fixed"):
-        precomputed.read(str(folder)).split("val", spatial=False)
+        precomputed.read(str(folder)).split("val", inputs=["global"])

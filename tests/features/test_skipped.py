@@ -14,17 +14,18 @@ from src.clip.crops import Augmentation
 from src.data import few_shot
 from src.data.images import DamagedImageError, ImageFiles, Item
 from src.errors import UserError
-from src.features.skipped import RemainingRows
+from src.features.datamodule import ChosenRows
 from src.features.source import ImageFeatures
-from src.heads.support import require_every_class
+from src.heads.support import Support
 from src.store.store import FeatureStore
 
 TINY = "local-dir:src/clip/tiny"
+BOTH = ["global", "spatial"]
 TRAINER = partial(
     Trainer, accelerator="cpu", logger=False, enable_checkpointing=False,
     enable_progress_bar=False, use_distributed_sampler=False,
 )  # fmt: skip
-VIEWS = Augmentation(views=2, min_scale=0.5, horizontal_flip=False)
+CROPS = Augmentation(crops=2, min_scale=0.5, horizontal_flip=False)
 
 
 @pytest.fixture
@@ -82,11 +83,11 @@ def everything(features):
 
 
 def test_rows_are_left_out_wherever_they_are(source, damage, images, caplog):
-    whole = everything(source("stop", "intact").split("test", spatial=True))
+    whole = everything(source("stop", "intact").split("test", inputs=BOTH))
     damage("test0.png", "test3.png", "test5.png")
     skipping = source("skip")
     with caplog.at_level(logging.WARNING):
-        remaining = skipping.split("test", spatial=True)
+        remaining = skipping.split("test", inputs=BOTH)
     assert len(remaining) == 3
     kept = [1, 2, 4]
     found = everything(remaining)
@@ -107,11 +108,11 @@ def test_rows_are_left_out_wherever_they_are(source, damage, images, caplog):
 def test_nothing_is_wrapped_or_said_where_nothing_is_damaged(source, caplog):
     skipping = source("skip")
     with caplog.at_level(logging.WARNING):
-        entry = skipping.split("test", spatial=False)
-    assert not isinstance(entry, RemainingRows)
+        entry = skipping.split("test", inputs=["global"])
+    assert not isinstance(entry, ChosenRows)
     assert skipping.skipped_images == {}
     assert "left out" not in caplog.text
-    assert source("stop").split("test", spatial=False).path == entry.path
+    assert source("stop").split("test", inputs=["global"]).path == entry.path
 
 
 def test_an_image_is_counted_once_however_often_it_is_asked_for(source, damage, caplog):
@@ -119,17 +120,17 @@ def test_an_image_is_counted_once_however_often_it_is_asked_for(source, damage, 
     skipping = source("skip")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            skipping.split("val", spatial=False)
-    assert len(skipping.few_shot_validation(2, seed=0, spatial=False)) == 5
+            skipping.split("val", inputs=["global"])
+    assert len(skipping.few_shot_validation(2, seed=0, inputs=["global"])) == 5
     assert len(skipping.skipped_images) == 1
     assert len([one for one in caplog.records if "left out" in one.message]) == 1
 
 
-def test_all_views_of_an_image_drop_out_of_the_support_set(source, damage, images):
-    whole, label = source("stop", "intact").support(2, 0, spatial=True, augmentation=VIEWS)
+def test_all_crops_of_an_image_drop_out_of_the_support_set(source, damage, images):
+    whole, label = source("stop", "intact").support(2, 0, inputs=BOTH, augmentation=CROPS)
     assert whole["global"].shape[:2] == (2, 6)
     damage("train1.png")
-    features, remaining = source("skip").support(2, 0, spatial=True, augmentation=VIEWS)
+    features, remaining = source("skip").support(2, 0, inputs=BOTH, augmentation=CROPS)
     assert features["global"].shape[:2] == features["spatial"].shape[:2] == (2, 5)
     items, _ = few_shot.sample(images.splits["train"], (), 2, 0)
     kept = [row for row, item in enumerate(items) if item.key != "train1.png"]
@@ -138,40 +139,39 @@ def test_all_views_of_an_image_drop_out_of_the_support_set(source, damage, image
         torch.testing.assert_close(tensor, whole[name][:, kept], atol=2e-3, rtol=2e-3)
 
 
-def test_a_class_without_a_support_image_is_told(source, damage):
+def test_a_class_without_a_support_image_is_found(source, damage):
     damage("train0.png", "train3.png")
-    _, label = source("skip").support(2, 0, spatial=False, augmentation=VIEWS)
+    _, label = source("skip").support(2, 0, inputs=["global"], augmentation=CROPS)
     assert len(label) == 4
-    with pytest.raises(UserError, match="no image of 1 of the 3 classes"):
-        require_every_class(label, 3)
+    assert Support({}, label).missing(["a", "b", "c"]) == ["a"]
 
 
 @pytest.mark.parametrize("made_by", ["stop", "skip"])
 def test_stop_names_the_image_whoever_made_the_features(source, damage, images, made_by):
     damage("test2.png")
     if made_by == "skip":
-        source("skip").split("test", spatial=False)
+        source("skip").split("test", inputs=["global"])
     with pytest.raises(DamagedImageError, match=r"test2\.png: not an image.*on_bad_image=skip"):
-        source("stop").split("test", spatial=False)
-    assert len(source("skip").split("test", spatial=False)) == 5
+        source("stop").split("test", inputs=["global"])
+    assert len(source("skip").split("test", inputs=["global"])) == 5
 
 
 def test_a_missing_image_is_not_skipped(source, images):
     (images.root / "test2.png").unlink()
     with pytest.raises(UserError, match=r"test2\.png is missing"):
-        source("skip").split("test", spatial=False)
+        source("skip").split("test", inputs=["global"])
 
 
 def test_nothing_left_is_told(source, damage):
     damage(*(f"test{row}.png" for row in range(6)))
     with pytest.raises(UserError, match=r"none of the 6 images in .*could be decoded"):
-        source("skip").split("test", spatial=False)
+        source("skip").split("test", inputs=["global"])
 
 
 @pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
 def test_an_image_mended_without_a_trace_is_told(source, damage, on_bad_image):
     damage("test2.png")
-    source("skip").split("test", spatial=False)
+    source("skip").split("test", inputs=["global"])
     damage.mend()
     with pytest.raises(UserError, match=r"test2\.png can be decoded, but could not .* remove"):
-        source(on_bad_image).split("test", spatial=False)
+        source(on_bad_image).split("test", inputs=["global"])

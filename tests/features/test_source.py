@@ -1,4 +1,8 @@
+import hashlib
+import json
+import logging
 import multiprocessing
+import shutil
 from functools import partial
 
 import numpy as np
@@ -6,8 +10,9 @@ import pytest
 import torch
 from lightning import Trainer
 
-from src.clip.crops import Augmentation, View, ViewTransform
+from src.clip.crops import Augmentation, Crop, CropTransform
 from src.clip.model import FrozenClip
+from src.clip.weights import weights_id
 from src.data import few_shot
 from src.data.images import ImageArrays, Item
 from src.errors import UserError
@@ -15,6 +20,7 @@ from src.features.source import ImageFeatures
 from src.store.store import FeatureStore
 
 TINY = "local-dir:src/clip/tiny"
+BOTH = ["global", "spatial"]
 PROMPTS = [[f"a photo of the letter {name}."] for name in "abc"]
 TRAINER = partial(
     Trainer, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -31,11 +37,19 @@ def dataset():
 
 
 @pytest.fixture
-def source(dataset, tmp_path):
-    return ImageFeatures(
-        "noise", dataset, PROMPTS, "tiny", TINY, None, "32-true", 4,
-        FeatureStore(tmp_path), TRAINER,
-    )  # fmt: skip
+def make(dataset, tmp_path):
+    def made(prompts=PROMPTS):
+        return ImageFeatures(
+            "noise", dataset, prompts, "tiny", TINY, None, "32-true", 4,
+            FeatureStore(tmp_path), TRAINER,
+        )  # fmt: skip
+
+    return made
+
+
+@pytest.fixture
+def source(make):
+    return make()
 
 
 def test_features_are_clips_in_the_order_of_the_split(source, dataset):
@@ -43,7 +57,7 @@ def test_features_are_clips_in_the_order_of_the_split(source, dataset):
     items = dataset.splits["test"]
     images = torch.stack([clip.preprocess(dataset.load(item)) for item in items])
     expected, expected_spatial = clip.encode_image_spatial(images)
-    stored = source.split("test", spatial=True).rows(0, 15)
+    stored = source.split("test", inputs=BOTH).rows(0, 15)
     assert stored["label"].tolist() == [item.label for item in items]
     assert stored["global"].dtype == stored["spatial"].dtype == torch.float16
     torch.testing.assert_close(stored["global"].float(), expected, atol=2e-3, rtol=2e-3)
@@ -56,45 +70,49 @@ def test_workers_start_where_joblib_has_put_its_own_way_to_start_them(source):
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("loky", force=True)
     try:
-        assert len(source.split("train", spatial=False)) == 30  # 8 batches: 2 workers
+        assert len(source.split("train", inputs=["global"])) == 30  # 8 batches: 2 workers
     finally:
         multiprocessing.set_start_method(before, force=True)
 
 
 def test_features_with_spatial_ones_serve_whoever_needs_the_global_ones(source):
-    both = source.split("test", spatial=True)
-    assert source.split("test", spatial=False).path == both.path
+    both = source.split("test", inputs=BOTH)
+    assert source.split("test", inputs=["global"]).path == both.path
 
 
-def test_text_is_kept_with_its_logit_scale(source, monkeypatch):
-    text, scale = source.text()
-    assert scale == FrozenClip.load(TINY, None).logit_scale
-    torch.testing.assert_close(text.norm(dim=1), torch.ones(3))
+def test_text_is_kept_with_its_length_and_its_logit_scale(make, monkeypatch):
+    first = make()
+    clip = FrozenClip.load(TINY, None)
+    assert first.logit_scale == clip.logit_scale
+    torch.testing.assert_close(first.text.norm(dim=1), torch.ones(3))
+    with torch.no_grad():
+        raw = clip.model.encode_text(clip.tokenizer([prompt for [prompt] in PROMPTS]))
+    torch.testing.assert_close(first.raw_text, raw, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(FrozenClip, "load", lambda *_: pytest.fail("CLIP was loaded again"))
-    del source._clip
-    again, same_scale = source.text()
-    assert torch.equal(again, text)
-    assert same_scale == scale
+    again = make()
+    assert torch.equal(again.text, first.text)
+    assert torch.equal(again.raw_text, first.raw_text)
+    assert again.logit_scale == first.logit_scale
 
 
-def test_support_holds_every_view_of_every_image(source, dataset):
-    augmentation = Augmentation(views=3, min_scale=0.5, horizontal_flip=True)
-    features, label = source.support(shots=2, seed=0, spatial=False, augmentation=augmentation)
+def test_support_holds_every_crop_of_every_image(source, dataset):
+    augmentation = Augmentation(crops=3, min_scale=0.5, horizontal_flip=True)
+    features, label = source.support(shots=2, seed=0, inputs=["global"], augmentation=augmentation)
     assert features["global"].shape[:2] == (3, 6)
     assert label.tolist() == [0, 0, 1, 1, 2, 2]
     clip = FrozenClip.load(TINY, None)
-    look = ViewTransform(clip.preprocess, clip.image_size, augmentation)
+    look = CropTransform(clip.preprocess, clip.image_size, augmentation)
     items, _ = few_shot.sample(dataset.splits["train"], dataset.splits["val"], 2, 0)
     for number in range(3):
-        images = torch.stack([look(dataset.load(i), View(i, number)) for i in items])
+        images = torch.stack([look(dataset.load(i), Crop(i, number)) for i in items])
         expected = clip.encode_image(images)
         torch.testing.assert_close(
             features["global"][number].float(), expected, atol=2e-3, rtol=2e-3
         )
 
 
-def test_plain_support_is_one_unaugmented_view(source):
-    features, label = source.support(shots=2, seed=0, spatial=True, augmentation=None)
+def test_plain_support_is_one_unaugmented_crop(source):
+    features, label = source.support(shots=2, seed=0, inputs=BOTH, augmentation=None)
     assert features["global"].shape[:2] == (1, 6)
     assert features["spatial"].shape[:2] == (1, 6)
     assert len(label) == 6
@@ -102,13 +120,13 @@ def test_plain_support_is_one_unaugmented_view(source):
 
 def test_shots_beyond_the_data_are_refused(source):
     with pytest.raises(UserError, match="shots=11 is more than the data holds"):
-        source.support(shots=11, seed=0, spatial=False, augmentation=None)
+        source.support(shots=11, seed=0, inputs=["global"], augmentation=None)
 
 
 def test_a_change_of_pixels_makes_new_features(source, dataset):
-    first = source.split("test", spatial=False)
+    first = source.split("test", inputs=["global"])
     dataset.pixels[50] ^= 1
-    assert source.split("test", spatial=False).path != first.path
+    assert source.split("test", inputs=["global"]).path != first.path
 
 
 def test_text_is_encoded_in_float32_whatever_the_images_are_encoded_in(dataset, tmp_path):
@@ -119,5 +137,70 @@ def test_text_is_encoded_in_float32_whatever_the_images_are_encoded_in(dataset, 
         )  # fmt: skip
 
     late, early = source("late"), source("early")
-    late.split("test", spatial=False)
-    assert torch.equal(late.text()[0], early.text()[0])
+    late.split("test", inputs=["global"])
+    assert torch.equal(late.text, early.text)
+
+
+def test_raw_text_is_the_mean_of_the_prompts_features_as_clip_gives_them(make):
+    prompts = [[f"a photo of the letter {name}.", f"the letter {name}"] for name in "abc"]
+    source, clip = make(prompts), FrozenClip.load(TINY, None)
+    flat = [prompt for of_class in prompts for prompt in of_class]
+    with torch.no_grad():
+        each = clip.model.encode_text(clip.tokenizer(flat)).view(3, 2, -1)
+    torch.testing.assert_close(source.raw_text, each.mean(dim=1), atol=1e-5, rtol=1e-5)
+    directions = torch.nn.functional.normalize(each, dim=-1).mean(dim=1)
+    expected = torch.nn.functional.normalize(directions, dim=-1)
+    torch.testing.assert_close(source.text, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_text_of_an_earlier_version_is_said_to_be_outdated_and_encoded_again(
+    make, tmp_path, caplog
+):
+    """That version stored only the direction of the text features."""
+    key = make()._text_entry.manifest["key"]
+    assert key["features"] == ["text", "raw_text"]
+    shutil.rmtree(tmp_path / "noise")
+    store, earlier = FeatureStore(tmp_path), key | {"features": ["text"]}
+    with store.writing(earlier, 3, 3, {"logit_scale": "1.0"}) as writer:
+        writer.write(0, {"text": torch.eye(3)})
+        writer.finish()
+    with caplog.at_level(logging.INFO):
+        source = make()
+        torch.testing.assert_close(source.text.norm(dim=1), torch.ones(3))
+        assert source.raw_text.shape == source.text.shape == (3, 64)
+    assert "outdated" in caplog.text
+
+
+def test_crops_of_an_earlier_version_are_used(make, dataset):
+    """The key of an entry is that of the version which called crops views."""
+    augmentation = Augmentation(crops=2, min_scale=0.5, horizontal_flip=True)
+    items, _ = few_shot.sample(dataset.splits["train"], (), 2, 0)
+    key = make()._key("support", dataset.fingerprint(items), ["global"], augmentation)
+    assert key == {
+        "dataset": "noise",
+        "fingerprint": dataset.fingerprint(items),
+        "split": "support",
+        "backbone": "tiny",
+        "weights": weights_id(TINY, None),
+        "preprocessing": {"views": 2, "min_scale": 0.5, "horizontal_flip": True},
+        "precision": "32-true",
+        "features": ["global"],
+    }
+
+
+def test_extracting_leaves_the_random_numbers_of_a_run_alone(make):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    make().split("test", ["global"])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_origin_says_what_the_features_were_computed_with(make):
+    origin = make().origin
+    assert origin.backbone == "tiny"
+    assert origin.architecture == TINY
+    assert origin.weights == weights_id(TINY, None)
+    assert origin.precision == "32-true"
+    assert origin.prompts == hashlib.sha256(json.dumps(PROMPTS).encode()).hexdigest()
+    assert make([["an a"], ["a b"], ["a c"]]).origin.prompts != origin.prompts

@@ -1,20 +1,14 @@
-import json
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from src.config import CONFIG_DIR, compose
 from src.errors import UserError
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
 from src.heads.zero_shot import ZeroShot
 from src.methods.search import Range, Search
-from tests.caltech101 import CLASSES
 from tests.heads import plain
 from tests.shared import SHARED, needs_shared
 
@@ -129,43 +123,6 @@ def test_the_keys_alone_are_trained_and_are_not_normalised_again():
     assert not torch.allclose(before, head(image))
 
 
-def test_a_class_without_support_is_refused():
-    text, support, _, _ = problem(4)
-    kept = support.label != 1
-    lacking = Support({"global": support.features["global"][:, kept]}, support.label[kept])
-    with pytest.raises(UserError, match=r"no image of 1 of the 3 classes \(label 1\)"):
-        TipAdapter(text, 100.0, 1.0, 1.0).prepare(lacking)
-
-
-def load(name):
-    return torch.load(CALTECH101 / name, weights_only=True, map_location="cpu")
-
-
-@pytest.fixture(scope="module")
-def lvis():
-    """The text features of the 28 classes with an LVIS name, and a reader of splits and keys."""
-    folder = SHARED / "clip_features/text_vit_b32"
-    names = json.loads((folder / "lvis_names.json").read_text())
-    rows = {name.replace("_", " "): row for row, name in enumerate(names)}
-    spaced = [name.replace("_", " ") for name in CLASSES]
-    kept = torch.tensor([label for label, name in enumerate(spaced) if name in rows])
-    text = torch.from_numpy(np.load(folder / "lvis_names.npy")).float()
-
-    def restrict(features, label):
-        known = torch.isin(label, kept)
-        return features[known].float(), torch.searchsorted(kept, label[known])
-
-    def split(name):
-        return restrict(load(f"{name}_f.pt"), load(f"{name}_l.pt").long())
-
-    def support(shots):
-        keys, values = load(f"keys_{shots}shots.pt"), load(f"values_{shots}shots.pt")
-        features, label = restrict(keys.T, values.argmax(dim=1))
-        return Support({"global": features[None]}, label)
-
-    return text[[rows[spaced[label]] for label in kept]], split, support
-
-
 @needs_shared
 @pytest.mark.parametrize(
     ("shots", "accuracy"), [(1, 98.51), (2, 98.38), (4, 98.75), (8, 97.51), (16, 97.26)]
@@ -189,24 +146,6 @@ def test_grid_search_on_real_features_picks_what_the_release_would(lvis):
     choice = grid_search(head, image.double(), label, outer, inner)
     assert choice.settings == {"beta": beta, "alpha": alpha}
     assert choice.accuracy == pytest.approx(100 * right / len(label))
-
-
-FILES = sorted((CONFIG_DIR / "method_dataset").glob("tip_adapter*.yaml"))
-DATASETS = sorted({file.stem.removeprefix("tip_adapter_").removeprefix("f_") for file in FILES})
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_a_pair_s_values_hold_for_both_methods_and_lie_within_their_ranges(dataset):
-    # The dataset itself plays no part: its own YAML is replaced by that of digits.
-    methods = [
-        compose([f"method={name}", f"method_dataset={name}_{dataset}"]).method
-        for name in ("tip_adapter", "tip_adapter_f")
-    ]
-    for method in methods:
-        for part in method.search.values():
-            assert part.low < method.head[part.setting] <= part.high
-    plain_method, trained = (OmegaConf.to_container(m) for m in methods)
-    assert (plain_method["head"], plain_method["search"]) == (trained["head"], trained["search"])
 
 
 def test_a_smaller_cache_holds_the_means_of_groups_of_images():

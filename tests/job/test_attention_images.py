@@ -16,13 +16,14 @@ from src.job import attention_images
 from src.methods.base import Method
 from src.results import attention
 from tests.cli import calipers, refused, result
+from tests.methods.metrics import Accuracy
 
 
 def test_the_attention_over_chosen_digits_is_drawn(tmp_path):
     earlier = tmp_path / "output/attention/3.png"
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"")
-    training = ("method=calip_fs", "shots=1", "method.training.epochs=1", "method.support.views=1")
+    training = ("method=calip_fs", "shots=1", "method.training.epochs=1", "method.support.crops=1")
     done = calipers(tmp_path, *training, "attention_images=[0,719]", "logger=none")
     assert done.returncode == 0, done.stderr
     pictures = sorted(earlier.parent.iterdir())
@@ -53,7 +54,7 @@ def test_the_most_probable_classes_are_shown_and_the_true_one(tmp_path, monkeypa
         attention, "draw", lambda image, maps, path: pictures.update({path: (image, maps)})
     )
     cfg = OmegaConf.create({"attention_images": [*range(20)], "paths": {"output": str(tmp_path)}})
-    attention_images.draw(cfg, dataset, Method(head, classes), data)
+    attention_images.draw(cfg, dataset, Method(head, Accuracy()), data)
 
     probabilities = head(features["global"], features["spatial"]).softmax(dim=1).numpy()
     before, after = (each.numpy() for each in head.attention(features["spatial"]))

@@ -66,7 +66,7 @@ def test_one_run_adapts_on_imagenet_and_evaluates_on_its_shifts(run):
     assert (output / "csv/metrics.csv").read_text().count("accuracy") > 0
 
 
-def test_imagenet_a_is_scored_over_its_own_classes_alone(run):
+def test_imagenet_a_is_scored_only_over_its_own_classes(run):
     output, _ = run
     own = json.loads((output / "result.json").read_text())
     found = json.loads((output / "eval/imagenet_a/result.json").read_text())
@@ -110,6 +110,20 @@ def test_point_clouds_elsewhere_are_seen_in_as_many_views(tmp_path):
     assert done.returncode == 0, done.stderr
     own = Result.read(tmp_path / "output/result.json")
     assert Result.read(tmp_path / "output/eval/solids/result.json").accuracy == own.accuracy
+
+
+def test_the_same_dataset_again_gives_the_same_metrics_for_a_head_that_keeps_state(tmp_path):
+    done = calipers(
+        tmp_path, "method=zero_shot", "method.head._target_=tests.job.growing.Growing",
+        "dataset=digits", "eval_dataset=digits", "logger=none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    own = Result.read(tmp_path / "output/result.json")
+    again = Result.read(tmp_path / "output/eval/digits/result.json")
+    assert again.metrics == own.metrics
+    plain = calipers(tmp_path / "plain", "method=zero_shot", "dataset=digits", "logger=none")
+    assert plain.returncode == 0, plain.stderr
+    assert Result.read(tmp_path / "plain/output/result.json").metrics != own.metrics
 
 
 @pytest.mark.parametrize(

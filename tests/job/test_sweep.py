@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
+from src.results.record import VERSION, Result
 from tests import cli, replica
 from tests.cli import below, calipers, finish, jobs, refused, start
+from tests.results import VERSION_1
 
 TOO_HIGH = "1e30"
-"""A learning rate that makes the loss NaN."""
+"""A learning rate with which the loss becomes NaN."""
 
 
 def statuses(folder):
@@ -26,7 +30,7 @@ def accuracies(folder):
     }
 
 
-def test_failing_jobs_leave_the_others_alone_and_are_what_a_restart_runs(tmp_path):
+def test_failing_jobs_do_not_stop_the_others_and_a_restart_runs_only_them(tmp_path):
     sweep = (
         "-m", "method=clip_adapter", "dataset=digits,dtd", *replica.TINY, "shots=1", "logger=none",
         "method.training.epochs=3", f"++method.module.optimizer.lr=1e-3,{TOO_HIGH}",
@@ -56,8 +60,8 @@ def test_failing_jobs_leave_the_others_alone_and_are_what_a_restart_runs(tmp_pat
 
 def test_a_bug_keeps_its_traceback_and_the_sweep_goes_on(tmp_path):
     done = calipers(
-        tmp_path, "-m", "method=calip", "dataset=digits", "logger=none",
-        "method.head.beta2=nonsense,1",
+        tmp_path, "-m", "method=tip_adapter", "dataset=digits", "shots=1", "logger=none",
+        "method.search.inner.steps=nonsense,20",
     )  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" in done.stdout + done.stderr
@@ -80,13 +84,13 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     process = start("src.run", *SWEEP, *below(tmp_path), "hydra/launcher=joblib")
     journal = tmp_path / "output/jobs.jsonl"
     deadline = time.monotonic() + 120
-    while not journal.exists() or journal.read_text().count("\n") < 4:
-        assert time.monotonic() < deadline, "the sweep did not come to its third job"
+    while not journal.exists() or journal.read_text().count("\n") < 3:
+        assert time.monotonic() < deadline, "no two jobs of the sweep ended"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()  # which ends when the launcher's processes have closed their ends, too
+    process.communicate()  # returns when the launcher's processes have ended as well
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("output/*/result.json")}
-    assert 3 <= len(finished) < 6
+    assert 2 <= len(finished) < 6
 
     done = calipers(tmp_path, *SWEEP)
     assert done.returncode == 0, done.stderr
@@ -95,6 +99,63 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     assert accuracies(tmp_path) == accuracies(undisturbed[0])
     own, theirs = (folder / "output/report/table.md" for folder in (tmp_path, undisturbed[0]))
     assert own.read_text() == theirs.read_text()
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A sweep that was finished when records had version 1."""
+    shutil.copytree(VERSION_1, tmp_path / "output")
+    return tmp_path
+
+
+def start_again(folder):
+    """Start the sweep of the fixture again; its first line is the command."""
+    command = json.loads((VERSION_1 / "jobs.jsonl").read_text().splitlines()[0])[2].split()
+    sweep = [word for word in command[3:] if not word.startswith("hydra.")]
+    return calipers(folder, *sweep, "logger=none")
+
+
+def test_a_sweep_that_an_earlier_version_finished_is_finished(earlier):
+    folders = sorted(path.name for path in VERSION_1.iterdir() if path.is_dir())
+    done = start_again(earlier)
+    assert done.returncode == 0, done.stderr
+    assert statuses(earlier) == ["skipped"] * 12
+    assert jobs(earlier)[0].name == "digits-tiny-zero_shot-1-1-2e051ec475ccd11a"
+    assert f"found in {jobs(earlier)[0]}" in done.stdout
+    output = earlier / "output"
+    assert sorted(path.name for path in output.iterdir() if path.is_dir()) == folders
+    table = (output / "report/table.md").read_text()
+    assert table == (VERSION_1 / "report/table.md").read_text()
+
+
+def test_what_an_earlier_version_did_not_finish_is_run_and_stands_in_the_same_rows(earlier):
+    chosen = [0, 6, 9]  # one job of each method
+    removed = [jobs(earlier)[number] for number in chosen]
+    before = [Result.read(job / "result.json") for job in removed]
+    for job in removed:
+        shutil.rmtree(job)
+    done = start_again(earlier)
+    assert done.returncode == 0, done.stderr
+    expected = ["finished" if number in chosen else "skipped" for number in range(12)]
+    assert statuses(earlier) == expected
+    for number, old in zip(chosen, before, strict=True):
+        new = Result.read(jobs(earlier)[number] / "result.json")
+        assert (old.version, new.version) == (1, VERSION)
+        assert (new.method, new.shots, new.seed) == (old.method, old.shots, old.seed)
+        for name, value in old.metrics.items():
+            assert new.metrics[name] == pytest.approx(value, rel=0.05), name
+    table = (earlier / "output/report/table.md").read_text()
+    methods = [line.split()[1] for line in table.splitlines() if line.startswith("| ")]
+    assert methods == ["method", "---", "zero_shot", "tip_adapter", "clip_adapter"]
+
+
+def test_a_job_of_the_same_version_counts_only_in_its_own_folder(earlier):
+    """Its folder is named after its configuration, which may differ where the command does not."""
+    for path in earlier.glob("output/*/result.json"):
+        replace(Result.read(path), version=VERSION).write(path.parent)
+    done = calipers(earlier, "-m", "method=zero_shot", "dataset=digits", "shots=1", "seed=1")
+    assert done.returncode == 0, done.stderr
+    assert statuses(earlier) == ["finished"]
 
 
 def test_the_screen_says_how_far_the_sweep_is(undisturbed):

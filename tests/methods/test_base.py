@@ -1,55 +1,116 @@
 import pytest
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader
 
+from src.features.datamodule import FeatureDataModule
+from src.features.precomputed import Rows
 from src.heads.zero_shot import ZeroShot
 from src.methods.base import Method
+from tests.job.growing import Growing
+from tests.methods.metrics import Accuracy
 
-CLASSES, WIDTH = 4, 6
+CLASSES, WIDTH, IMAGES = 4, 6, 50
 
 
-def figures_of(image, label, text, batch_size, **settings):
-    batches = [
-        {"global": i, "label": y}
-        for i, y in zip(image.split(batch_size), label.split(batch_size), strict=True)
-    ]
-    method = Method(ZeroShot(text, 10.0), CLASSES, **settings)
-    trainer = Trainer(
+def trainer():
+    return Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    (figures,) = trainer.test(method, DataLoader(batches, batch_size=None), verbose=False)
-    return figures, method
+
+
+@pytest.fixture
+def material():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(IMAGES, WIDTH, generator=generator)
+    text = torch.randn(CLASSES, WIDTH, generator=generator)
+    return image, torch.randint(CLASSES, (IMAGES,), generator=generator), text
+
+
+def data(image, label=None, batch_size=7, **settings):
+    rows = {"global": image.half()} | ({} if label is None else {"label": label})
+    features = Rows(rows)
+    return FeatureDataModule(["global"], batch_size, features, **settings)
+
+
+def answers_of(method, rows):
+    (metrics,) = trainer().test(method, datamodule=rows, verbose=False)
+    return metrics["accuracy"], method.answers
 
 
 @pytest.mark.parametrize("batch_size", [7, 50])
-def test_figures_equal_their_plain_definitions(batch_size):
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(50, WIDTH, generator=generator)
-    text = torch.randn(CLASSES, WIDTH, generator=generator)
-    label = torch.randint(CLASSES - 1, (50,), generator=generator)  # one class has no image
-    figures, method = figures_of(image, label, text, batch_size, keep_predictions=True)
-
-    probability = ZeroShot(text, 10.0)(image).softmax(dim=1)
-    confidence, predicted = probability.max(dim=1)
-    right = (predicted == label).double()
-    assert figures["accuracy"] == pytest.approx(100 * right.mean().item())
-    per_class = [right[label == c].mean().item() for c in range(CLASSES - 1)]
-    expected = 100 * sum(per_class) / len(per_class)
-    assert figures["mean_class_accuracy"] == pytest.approx(expected, rel=1e-5)
-    ece = 0.0
-    for number in range(15):
-        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
-        if inside.any():
-            gap = confidence[inside].double().mean() - right[inside].mean()
-            ece += inside.double().mean().item() * abs(gap.item())
-    assert figures["ece"] == pytest.approx(ece, abs=1e-5)
-    assert torch.equal(method.predictions["label"], label)
-    torch.testing.assert_close(method.predictions["logits"], ZeroShot(text, 10.0)(image))
+def test_answers_are_those_of_each_image_in_the_order_of_the_split(material, batch_size):
+    image, label, text = material
+    method = Method(ZeroShot(text, 10.0), Accuracy(), keep_predictions=True)
+    accuracy, answers = answers_of(method, data(image, label, batch_size))
+    logits = ZeroShot(text, 10.0)(image.half().float())
+    confidence, prediction = logits.softmax(dim=1).max(dim=1)
+    assert accuracy == pytest.approx(100 * (prediction == label).double().mean().item())
+    assert torch.equal(answers.outcome["label"], label)
+    assert torch.equal(answers.outcome["prediction"], prediction)
+    torch.testing.assert_close(answers.outcome["confidence"], confidence)
+    torch.testing.assert_close(answers.predictions["logits"], logits)
+    assert torch.equal(answers.predictions["label"], label)
 
 
-def test_logits_are_kept_only_on_request():
-    _, method = figures_of(
-        torch.ones(3, WIDTH), torch.zeros(3).long(), torch.eye(CLASSES, WIDTH), 2
+def test_another_order_of_the_images_changes_the_order_of_no_answer(material):
+    image, label, text = material
+    order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(3))
+    straight, shuffled = (
+        answers_of(
+            Method(ZeroShot(text, 10.0), Accuracy(), keep_predictions=True),
+            data(image, label, test_order=test_order),
+        )
+        for test_order in (None, order)
     )
-    assert method.predictions == {}
+    assert straight[0] == shuffled[0]
+    for ours, theirs in zip(straight[1], shuffled[1], strict=True):
+        for name, values in ours.items():
+            torch.testing.assert_close(values, theirs[name])
+
+
+def test_a_stream_sees_the_images_in_the_order_given(material):
+    image, label, text = material
+    order = torch.arange(IMAGES).flip(0)
+    head = Growing(text, 10.0)
+    answers_of(Method(head, Accuracy()), data(image, label, batch_size=1, test_order=order))
+    torch.testing.assert_close(torch.cat(head.seen), image.half().float().flip(0))
+
+
+def test_logits_are_kept_only_on_request(material):
+    image, label, text = material
+    _, answers = answers_of(Method(ZeroShot(text, 10.0), Accuracy()), data(image, label))
+    assert answers.predictions == {}
+
+
+def test_a_head_that_keeps_state_starts_fresh_for_each_evaluation(material):
+    image, label, text = material
+    method = Method(Growing(text, 10.0), Accuracy(), keep_predictions=True)
+    first, again = (answers_of(method, data(image, label)) for _ in range(2))
+    assert first[0] == again[0]
+    assert torch.equal(first[1].predictions["logits"], again[1].predictions["logits"])
+    stateless = answers_of(
+        Method(ZeroShot(text, 10.0), Accuracy(), keep_predictions=True), data(image, label)
+    )
+    assert not torch.equal(first[1].predictions["logits"], stateless[1].predictions["logits"])
+
+
+def test_restricted_it_answers_for_some_of_the_classes_and_then_for_all_again(material):
+    image, _, text = material
+    classes = [3, 1]
+    label = torch.arange(IMAGES) % 2
+    method = Method(ZeroShot(text, 10.0), Accuracy(), keep_predictions=True)
+    with method.restricted(classes, Accuracy()):
+        accuracy, answers = answers_of(method, data(image, label))
+    expected = ZeroShot(text, 10.0)(image.half().float())[:, classes]
+    torch.testing.assert_close(answers.predictions["logits"], expected)
+    right = (expected.argmax(dim=1) == label).double().mean().item()
+    assert accuracy == pytest.approx(100 * right)
+    _, answers = answers_of(method, data(image, label))
+    assert answers.predictions["logits"].shape == (IMAGES, CLASSES)
+
+
+def test_images_without_labels_can_be_predicted(material):
+    image, _, text = material
+    method = Method(ZeroShot(text, 10.0), Accuracy())
+    batches = trainer().predict(method, datamodule=data(image))
+    torch.testing.assert_close(torch.cat(batches), ZeroShot(text, 10.0)(image.half().float()))

@@ -15,6 +15,7 @@ from src.heads.pointclip import PointClip
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
 from src.methods.trained import Schedule, Trained
+from tests.methods.metrics import Accuracy
 
 CLASSES, SHOTS, VIEWS, WIDTH, POSITIONS = 3, 4, 2, 8, 5
 
@@ -32,9 +33,9 @@ def material():
 
 
 def train_one_step(head, support):
-    """One epoch of one batch: the first view of every support image."""
+    """One epoch of one batch: the first crop of every support image."""
     optimizer = partial(torch.optim.AdamW, lr=1e-3, eps=1e-4)
-    method = Trained(head, CLASSES, optimizer, Schedule(1), "last")
+    method = Trained(head, Accuracy(), optimizer, Schedule(1), "last")
     train = SupportBatches(support.features, support.label, head.inputs)
     data = FeatureDataModule(head.inputs, 4, None, None, train, len(support.label))
     Trainer(
@@ -43,10 +44,10 @@ def train_one_step(head, support):
     ).fit(method, datamodule=data)  # fmt: skip
 
 
-def plain_step(parameters, logits, label):
+def plain_step(parameters, logits, label, label_smoothing=0.0):
     """The same step with torch alone; `logits` is computed from `parameters`."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4)
-    cross_entropy(logits, label).backward()
+    cross_entropy(logits, label, label_smoothing=label_smoothing).backward()
     optimizer.step()
     return parameters
 
@@ -111,7 +112,9 @@ def test_pointclip():
     text = normalize(torch.randn(CLASSES, WIDTH, generator=generator), dim=-1)
     features = torch.randn(n, views, WIDTH, generator=generator)
     support = Support({"global": features.unsqueeze(0)}, torch.arange(n) % CLASSES)
-    inner = PointClip(text, 100.0, views, residual_ratio=0.6, fusion_init=0.5, dropout=0.0)
+    inner = PointClip(
+        text, 100.0, views, residual_ratio=0.6, fusion_init=0.5, dropout=0.0, label_smoothing=0.2
+    )
     weight = {name: p.detach().clone().requires_grad_() for name, p in inner.named_parameters()}
     before = {name: p.detach().clone() for name, p in weight.items()}
     train_one_step(MultiView(inner, [1.0] * views), support)
@@ -130,7 +133,7 @@ def test_pointclip():
     blended = normalize(0.6 * adapted + 0.4 * features.reshape(n, -1), dim=-1)
     # The release: the text features of all views side by side, normalised.
     logits = 100 * blended @ normalize(text.repeat(1, views), dim=-1).T
-    plain_step(list(weight.values()), logits, support.label)
+    plain_step(list(weight.values()), logits, support.label, label_smoothing=0.2)
     moved = 0
     for name, own in inner.named_parameters():
         torch.testing.assert_close(own, weight[name], atol=2e-5, rtol=1e-4)

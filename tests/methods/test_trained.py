@@ -9,24 +9,23 @@ from torch.nn.functional import cross_entropy
 
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, SupportBatches
+from src.heads.base import Head
 from src.methods import checkpoint
 from src.methods.trained import Schedule, Trained
+from tests.methods.metrics import Accuracy
 
-CLASSES, WIDTH, VIEWS, ROWS = 3, 5, 2, 8
+CLASSES, WIDTH, CROPS, ROWS = 3, 5, 2, 8
 
 
-class Linear(nn.Module):
-    inputs = ("global",)
-
+class Linear(Head):
     def __init__(self, width=WIDTH):
         super().__init__()
         generator = torch.Generator().manual_seed(1)
         self.weight = nn.Parameter(torch.randn(CLASSES, width, generator=generator))
-        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
-        self.scale = 1.0
+        self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
 
     def forward(self, features):
-        return features @ self.weight.T * self.frozen
+        return features @ self.weight.T * self.fixed
 
 
 class Rows:
@@ -42,7 +41,7 @@ class Rows:
 
 def data(batch_size=ROWS, nan=False, validation=True):
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(VIEWS, ROWS, WIDTH, generator=generator)
+    features = torch.randn(CROPS, ROWS, WIDTH, generator=generator)
     if nan:
         features[1, 3] = math.nan
     label = torch.arange(ROWS) % CLASSES
@@ -55,7 +54,7 @@ def data(batch_size=ROWS, nan=False, validation=True):
 
 def method(epochs=3, keep="last", head=None, lr=0.1, **schedule):
     optimizer = partial(torch.optim.AdamW, lr=lr, eps=1e-4)
-    return Trained(head or Linear(), CLASSES, optimizer, Schedule(epochs, **schedule), keep)
+    return Trained(head or Linear(), Accuracy(), optimizer, Schedule(epochs, **schedule), keep)
 
 
 def trainer(epochs=3):
@@ -81,12 +80,12 @@ def test_training_equals_a_plain_torch_loop(batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = 0.1 * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
-            view = support.features["global"][epoch % VIEWS]
-            cross_entropy(plain(view[rows]), support.label[rows]).backward()
+            crop = support.features["global"][epoch % CROPS]
+            cross_entropy(plain(crop[rows]), support.label[rows]).backward()
             optimizer.step()
             step += 1
     torch.testing.assert_close(trained.head.weight, plain.weight, atol=1e-6, rtol=1e-6)
-    assert torch.equal(trained.head.frozen, torch.ones(1))
+    assert torch.equal(trained.head.fixed, torch.ones(1))
     assert trained.trainable_parameters() == CLASSES * WIDTH
 
 
@@ -172,31 +171,46 @@ def saved(tmp_path):
 def test_a_checkpoint_gives_back_weights_and_settings(saved):
     trained, path = saved
     fresh = method()
-    assert checkpoint.restore(fresh, path, "linear") == {
-        "selection": "val", "validation_accuracy": 50.0
-    }  # fmt: skip
+    found = checkpoint.read(path, "linear")
+    assert found.result["hyperparameters"] == {"scale": 4.5}
+    checkpoint.restore(fresh, found)
     assert torch.equal(fresh.head.weight, trained.head.weight)
-    assert fresh.head.scale == 4.5
     assert [file.name for file in path.parent.iterdir()] == ["c.ckpt"]
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(saved, tmp_path):
     _, path = saved
     with pytest.raises(UserError, match="checkpoint of method=linear, not of other"):
-        checkpoint.restore(method(), path, "other")
+        checkpoint.read(path, "other")
     with pytest.raises(
         UserError, match=r"head\.weight has the shape \[3, 5\], here it is \[3, 6\]"
     ):
-        checkpoint.restore(method(head=Linear(6)), path, "linear")
+        checkpoint.restore(method(head=Linear(6)), checkpoint.read(path, "linear"))
     with pytest.raises(UserError, match="is missing"):
-        checkpoint.restore(method(), tmp_path / "none.ckpt", "linear")
+        checkpoint.read(tmp_path / "none.ckpt", "linear")
     for content in (b"no", b""):
         (tmp_path / "bad.ckpt").write_bytes(content)
         with pytest.raises(UserError, match="is not a checkpoint"):
-            checkpoint.restore(method(), tmp_path / "bad.ckpt", "linear")
+            checkpoint.read(tmp_path / "bad.ckpt", "linear")
     torch.save({"weights": 1}, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="is not a checkpoint"):
-        checkpoint.restore(method(), tmp_path / "bad.ckpt", "linear")
+        checkpoint.read(tmp_path / "bad.ckpt", "linear")
     torch.save(print, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="is not a checkpoint"):
-        checkpoint.restore(method(), tmp_path / "bad.ckpt", "linear")
+        checkpoint.read(tmp_path / "bad.ckpt", "linear")
+
+
+class Penalised(Linear):
+    def loss(self, logits, label):
+        return super().loss(logits, label) + 0.5 * self.weight.square().sum()
+
+
+def test_training_minimises_the_loss_that_the_head_states():
+    trained = method(epochs=1, head=Penalised())
+    trainer(1).fit(trained, datamodule=data())
+    plain, support = Linear(), data().train
+    optimizer = torch.optim.AdamW([plain.weight], lr=0.1, eps=1e-4)
+    loss = cross_entropy(plain(support.features["global"][0]), support.label)
+    (loss + 0.5 * plain.weight.square().sum()).backward()
+    optimizer.step()
+    torch.testing.assert_close(trained.head.weight, plain.weight, atol=1e-6, rtol=1e-6)

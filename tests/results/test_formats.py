@@ -6,8 +6,8 @@ import pandas as pd
 from src.results import formats
 from src.results.summary import PLACE, Cell, Table
 
-PLAIN = Cell(81.5, None, 1, None, False)
-FULL = Cell(92.0, 1.25, 3, 93.0, True)
+PLAIN = Cell(81.5, None, 1, None, False, False)
+FULL = Cell(92.0, 1.25, 3, 93.0, True, True)
 TABLE = Table(
     "a_b & 50 % → c", ["4", "16"], {"tip_adapter (val)": [PLAIN, FULL], "x|y": [None, PLAIN]}
 )
@@ -16,9 +16,9 @@ TABLE = Table(
 def test_markdown():
     text = formats.markdown([TABLE])
     assert "| method | 4 | 16 |\n| --- | --- | --- |\n" in text
-    assert "| tip_adapter (val) | 81.50 | 92.00† ± 1.25 (-1.00) |" in text
+    assert "| tip_adapter (val) | 81.50 | 92.00†‡ ± 1.25 (-1.00) |" in text
     assert "| x&#124;y |  | 81.50 |" in text
-    for note in ("Student's t", "published figure", "not comparable"):
+    for note in ("Student's t", "published accuracy", "not comparable", "unlabelled test images"):
         assert note in text
 
 
@@ -29,7 +29,7 @@ def test_only_the_signs_that_occur_are_explained():
 def test_latex_escapes_what_it_would_take_for_commands():
     text = formats.latex([TABLE])
     assert r"\caption{a\_b \& 50 \% $\rightarrow$ c}" in text
-    assert r"tip\_adapter (val) & 81.50 & 92.00$^\dagger$ $\pm$ 1.25 (-1.00) \\" in text
+    assert r"tip\_adapter (val) & 81.50 & 92.00$^\dagger$$^\ddagger$ $\pm$ 1.25 (-1.00) \\" in text
     assert r"\begin{tabular}{lrr}" in text
     assert text.count("{") == text.count("}")
     assert "a^b\\#~{}".translate(formats.LATEX) == (
@@ -45,11 +45,12 @@ def test_csv_has_a_line_for_each_cell():
     plain, full = csv.DictReader(io.StringIO(formats.csv(cells)))
     assert (plain["mean"], plain["interval"], plain["difference"]) == ("81.5", "", "")
     assert (full["shots"], full["seeds"], full["difference"]) == ("16", "3", "-1.0")
-    assert full["selected_on_test"] == "True"
+    assert full["selected_on_test"] == full["saw_test_images"] == "True"
 
 
-def test_the_terminal_shows_labels_as_they_are(capsys):
+def test_the_terminal_shows_labels_as_they_are_and_cuts_none(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     formats.show([TABLE._replace(rows={"calip (templates=[red])": [PLAIN, FULL]})])
     printed = capsys.readouterr().out
-    assert "calip (templates=[red])" in printed
-    assert "92.00†±1.25" in printed
+    assert printed.count("calip (templates=[red])") == 2, "a table for each column"
+    assert "92.00†‡±1.25" in printed

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,16 +6,19 @@ from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.results.frame import load, task_of
+from src.results.record import VERSION
 from src.results.summary import summarise
-from tests.results.test_record import RESULT
+from tests.results import VERSION_1
+from tests.results.test_record import made_up
 
 
-def run(folder: Path, config=None, **changes):
+def run(folder: Path, config=None, overrides=("a=b c",), **changes):
     """Leave behind what a run does, made up."""
     (folder / ".hydra").mkdir(parents=True)
-    OmegaConf.save(config or {"seed": changes.get("seed", 0)}, folder / ".hydra/config.yaml")
-    OmegaConf.save([f"seed={changes.get('seed', 0)}", "a=b c"], folder / ".hydra/overrides.yaml")
-    replace(RESULT, **changes).write(folder)
+    seed = changes.get("seed", 0)
+    OmegaConf.save(config or {"seed": seed}, folder / ".hydra/config.yaml")
+    OmegaConf.save([f"seed={seed}", *overrides], folder / ".hydra/overrides.yaml")
+    made_up(**changes).write(folder)
 
 
 def test_runs_come_in_natural_order_with_nested_fields_flattened(tmp_path):
@@ -53,6 +55,57 @@ def test_settings_of_the_same_name_are_told_apart_and_interpolations_are_not_set
     ]  # fmt: skip
 
 
+def test_a_setting_that_the_code_looked_up_is_not_shown(tmp_path):
+    for number, alpha in enumerate(("${settings:alpha,1.17}", 2.0)):
+        run(tmp_path / str(number), {"method": {"head": {"alpha": alpha}}})
+    assert list(load([tmp_path]).frame["label"]) == ["calip", "calip (alpha=2.0)"]
+
+
+OLD = {"method": {"head": {"alpha": 1.17}, "support": {"views": 10}}, "backbone": {"batch": 256}}
+NEW = {"method": {"head": {"alpha": "${settings:alpha,1.17}"}, "support": {"crops": 10}}}
+
+
+def test_a_sweep_continued_by_a_later_version_has_one_row_per_method(tmp_path):
+    for seed, (version, config) in enumerate([(1, OLD), (1, OLD), (2, NEW), (2, NEW)]):
+        given = ("method=calip", "shots=4", "+logger=none", "paths.data=/data")
+        run(tmp_path / str(seed), config, given[version - 1 :], seed=seed, shots=4, version=version)
+    assert set(load([tmp_path]).frame["label"]) == {"calip"}
+
+
+def test_between_versions_the_settings_that_the_user_gave_are_compared(tmp_path):
+    plain = {"1": OLD, "2": NEW}
+    for number, (version, alpha) in enumerate([(1, None), (1, 2.0), (2, None), (2, 2.0), (2, 3.0)]):
+        config = OmegaConf.create(plain[str(version)])
+        if alpha is not None:
+            config.method.head.alpha = alpha
+        given = () if alpha is None else (f"{'+' * version}method.head.alpha={alpha}",)
+        run(tmp_path / str(number), config, given, version=version)
+    assert list(load([tmp_path]).frame["label"]) == [
+        "calip", "calip (alpha=2.0)", "calip", "calip (alpha=2.0)", "calip (alpha=3.0)",
+    ]  # fmt: skip
+
+
+def test_runs_of_one_version_that_differ_stay_apart_beside_those_of_another(tmp_path):
+    """A recipe may set what no override names."""
+    for number, epochs in enumerate([50, 100]):
+        run(tmp_path / str(number), {"epochs": epochs}, ("+experiment=a",), version=1)
+    run(tmp_path / "2", NEW, ("+experiment=a",))
+    assert list(load([tmp_path]).frame["label"]) == [
+        "calip (epochs=50)", "calip (epochs=100)", "calip",
+    ]  # fmt: skip
+
+
+def test_each_metric_has_a_column_which_is_empty_where_a_record_lacks_it(tmp_path):
+    run(tmp_path / "0")
+    frame = load([tmp_path, VERSION_1]).frame
+    new = frame["version"] == VERSION
+    assert list(frame["ece"][new]) == [0.1]
+    assert list(frame["nll"][new]) == [0.7]
+    assert frame["ece"].notna().all()
+    assert frame["nll"][~new].isna().all()
+    assert not [name for name in frame if name.startswith("metrics")]
+
+
 def test_ways_of_selection_are_kept_apart(tmp_path):
     run(tmp_path / "0", selection="val")
     run(tmp_path / "1", selection="test", selected_on_test=True)
@@ -64,7 +117,7 @@ def test_ways_of_selection_are_kept_apart(tmp_path):
 def test_results_on_other_datasets_are_found_below_their_run(tmp_path):
     for name in ("0", "1"):
         run(tmp_path / name, {"seed": 0, "method": {"lr": int(name)}})
-        replace(RESULT, dataset="letters").write(tmp_path / name / "eval/letters")
+        made_up(dataset="letters").write(tmp_path / name / "eval/letters")
     frame = load([tmp_path]).frame
     assert list(frame["dataset"]) == ["digits", "letters", "digits", "letters"]
     assert list(frame["label"]) == [f"calip (lr={n})" for n in (0, 0, 1, 1)]

@@ -2,24 +2,24 @@
 
 import base64
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from src.results import page
+from src.results.metrics import METRICS
 from src.results.outcome import Outcome
-from tests.results.test_record import RESULT
+from tests.results import VERSION_1, test_record
 
 
 def made_up(folder, classes=5, **changes):
-    """A run with its answers, without a search."""
+    """Leave behind what a run without a search does: its answers and its record."""
     generator = np.random.default_rng(0)
     label, prediction = generator.integers(classes, size=(2, 300))
     confidence = generator.uniform(0.1, 1, size=300).astype(np.float32)
     names = [f"class <{number}>" for number in range(classes)]
     Outcome(names, label, prediction, confidence).write(folder)
-    replace(RESULT, **changes).write(folder)
+    test_record.made_up(**changes).write(folder)
 
 
 def test_names_and_commands_are_escaped(tmp_path):
@@ -38,8 +38,8 @@ def test_every_figure_stands_beside_the_command_and_the_commit(tmp_path):
         )  # fmt: skip
     text = page.write_report([tmp_path], tmp_path / "report").read_text()
     curve, detail = text.split("<h2>Run by run</h2>")
-    for source in ("python run 1", "python run 2", "1234567890ab with uncommitted changes"):
-        assert source in curve
+    for expected in ("python run 1", "python run 2", "1234567890ab with uncommitted changes"):
+        assert expected in curve
     assert "<code>python run 2</code>" in detail.split("<h2>All runs</h2>")[0]
     assert "python run 1" not in detail.split("<h2>All runs</h2>")[0]
     assert text.count("data:image/svg+xml;base64,") == 4
@@ -52,7 +52,7 @@ def test_of_many_methods_the_best_are_looked_into_and_it_is_said(tmp_path, monke
         made_up(tmp_path / str(number), method=f"method_{number}", accuracy=accuracy)
     text = page.write_report([tmp_path], tmp_path / "report").read_text()
     assert re.findall(r"<b>digits, tiny: method_(\d), shots=0</b>", text) == ["0", "2"]
-    assert "Of 3, the 2 most accurate" in text
+    assert "These are 2 of 3 methods, the most accurate of each dataset" in text
 
 
 def test_pictures_of_attention_are_shown_and_their_run_is_preferred(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_pictures_of_attention_are_shown_and_their_run_is_preferred(tmp_path, mo
     detail = text.split("<h2>Run by run</h2>")[1].split("<h2>All runs</h2>")[0]
     assert "<b>digits, tiny: calip, shots=1</b>" in detail
     assert "<code>python run 1</code>" in detail
-    assert "of those that drew their attention" in detail
+    assert "A run that drew its attention is preferred" in detail
     encoded = [base64.b64encode(pictures[row]).decode() for row in (9, 10)]
     assert re.findall(r"data:image/png;base64,([^\"]*)", detail) == encoded
     figures = sorted(path.name for path in tmp_path.glob("report/figures/*attention*"))
@@ -101,17 +101,47 @@ def test_any_number_of_classes_is_drawn(tmp_path, classes):
     assert path.stat().st_size < 500_000
 
 
-def test_without_answers_there_are_tables_alone(tmp_path):
-    RESULT.write(tmp_path / "0")
+def test_without_answers_there_are_only_tables(tmp_path):
+    test_record.RESULT.write(tmp_path / "0")
     text = page.write_report([tmp_path], tmp_path / "report").read_text()
     assert "81.50" in text
     assert "<img" not in text
 
 
-def test_what_was_chosen_on_the_test_split_is_marked_wherever_it_stands(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "mark", "meaning"),
+    [
+        ({"selection": "test", "selected_on_test": True}, "†", "not comparable"),
+        ({"saw_test_images": True}, "‡", "saw the unlabelled test images"),
+    ],
+)
+def test_what_is_not_comparable_is_marked_wherever_it_stands(tmp_path, changes, mark, meaning):
     for number, shots in enumerate([1, 2]):
-        made_up(tmp_path / str(number), shots=shots, selection="test", selected_on_test=True)
+        made_up(tmp_path / str(number), shots=shots, **changes)
     text = page.write_report([tmp_path], tmp_path / "report").read_text()
-    assert text.count("81.50†") == 2 + 1 + 2  # in the table, above the closer look, in the list
-    assert "not comparable" in text
-    assert "calip†" in (tmp_path / "report/figures/accuracy-tiny-digits.svg").read_text()
+    assert (
+        text.count(f"81.50{mark}") == 2 + 1 + 2
+    )  # in the table, above the closer look, in the list
+    assert meaning in text
+    assert f"calip{mark}" in (tmp_path / "report/figures/accuracy-tiny-digits.svg").read_text()
+    assert f"81.50{mark}" in (tmp_path / "report/table.md").read_text()
+
+
+def test_all_metrics_are_listed_with_their_runs(tmp_path):
+    made_up(tmp_path / "0")
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    detail, listed = text.split("<h2>Run by run</h2>")[1].split("<h2>All runs</h2>")
+    assert "<dt>top-5</dt><dd>99.00 %</dd>" in detail
+    assert "<dt>Brier</dt><dd>0.300</dd>" in detail
+    for metric in METRICS:
+        assert f">{metric.heading}<" in listed
+    assert ">defaults<" in listed
+
+
+def test_a_report_on_records_of_version_1_leaves_what_they_lack_out(tmp_path):
+    text = page.write_report([VERSION_1], tmp_path).read_text()
+    listed = text.split("<h2>All runs</h2>")[1]
+    assert "<td>0.099</td>" in listed
+    for absent in ("NLL", "settings from", "nan"):
+        assert absent not in listed
+    assert (tmp_path / "table.md").read_text() == (VERSION_1 / "report/table.md").read_text()

@@ -1,6 +1,6 @@
 import math
 import statistics
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from src.results.summary import by_dataset, by_shots, half_width, once_per_seed, summarise
-from tests.results.test_record import RESULT
+from tests.results.test_record import made_up
 
 
 def runs(method, shots, accuracies, task="digits", **changes):
     return [
-        asdict(replace(RESULT, method=method, shots=shots, seed=seed, accuracy=accuracy, **changes))
-        | {"task": task, "label": method}
+        asdict(made_up(accuracy, method=method, shots=shots, seed=seed, **changes))
+        | {"accuracy": accuracy, "task": task, "label": method}
         for seed, accuracy in enumerate(accuracies)
     ]
 
@@ -103,7 +103,7 @@ def test_the_average_has_no_interval_where_datasets_have_other_seeds():
     assert (average.mean, average.interval) == (67.5, None)
 
 
-def test_the_difference_to_published_figures_stands_beside_the_accuracy():
+def test_the_difference_to_the_published_accuracy_stands_beside_it():
     cells = summarise(
         frame(
             runs("calip", 0, [38.5], published=38.9, selected_on_test=True),

@@ -1,0 +1,108 @@
+"""Images as batches for CLIP: decoded and preprocessed, shard by shard."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src.clip.crops import Crop, CropTransform
+from src.data.images import DamagedImageError, ImageDataset
+from src.errors import UserError
+from src.store.writer import EntryWriter
+
+SKIPPED = -1
+"""Label of an image that could not be decoded; its row stays in the store, so that the size of each
+shard is known in advance, and is left out where features are read."""
+
+
+class ImageBatches(Dataset[dict[str, Any] | UserError]):
+    """Decoded and preprocessed images, one batch per item.
+
+    A batch is `images` float32 `[n, 3, h, w]`, `label` int64 `[n]` and its `shard`. If an image
+    cannot be read, the item is the `UserError` that says so: if it were raised here, inside a
+    loader's worker process, the message would be hidden by the worker's traceback. With
+    `skip_damaged`, an image that cannot be decoded is black instead, and its label is `SKIPPED`.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        crops: Sequence[Crop],
+        transform: CropTransform,
+        batches: Sequence[tuple[int, range]],
+        skip_damaged: bool,
+    ) -> None:
+        self.dataset, self.crops, self.transform, self.batches = dataset, crops, transform, batches
+        self.skip_damaged = skip_damaged
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
+        shard, rows = self.batches[index]
+        try:
+            looks = [self._look(crop) for crop in self.crops[rows.start : rows.stop]]
+        except UserError as error:
+            return error
+        images, label = zip(*looks, strict=True)
+        return {"shard": shard, "images": torch.stack(images), "label": torch.tensor(label)}
+
+    def _look(self, crop: Crop) -> tuple[Tensor, int]:
+        try:
+            return self.transform(self.dataset.load(crop.item), crop), crop.item.label
+        except DamagedImageError:
+            if not self.skip_damaged:
+                raise
+            return self.transform(Image.new("RGB", (1, 1)), crop), SKIPPED
+
+
+class PendingBatches(LightningDataModule):
+    """The batches of the shards that the store still lacks, divided among the processes.
+
+    Batches never cross the border of a shard, so that an extraction that was interrupted computes
+    the rest in exactly the same batches.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        crops: Sequence[Crop],
+        transform: CropTransform,
+        writer: EntryWriter,
+        batch_size: int,
+        skip_damaged: bool,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.crops, self.transform = dataset, crops, transform
+        self.writer, self.rows_per_batch = writer, batch_size
+        self.skip_damaged = skip_damaged
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
+        assert self.trainer is not None
+        pending = self.trainer.strategy.broadcast(self.writer.pending)
+        shards = pending[self.trainer.global_rank :: self.trainer.world_size]
+        batches = [
+            (shard, range(start, min(start + self.rows_per_batch, rows.stop)))
+            for shard in shards
+            for rows in [self.writer.rows_of(shard)]
+            for start in range(rows.start, rows.stop, self.rows_per_batch)
+        ]
+        images = ImageBatches(self.dataset, self.crops, self.transform, batches, self.skip_damaged)
+        # A worker takes longer to start than a few batches take to decode.
+        workers = min(os.cpu_count() or 1, len(batches) // 4)
+        # joblib's processes have its own start method as default, and torch cannot use that one.
+        start = multiprocessing.get_all_start_methods()[0] if workers else None
+        return DataLoader(
+            images, batch_size=None, num_workers=workers, multiprocessing_context=start
+        )
+
+    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
+        if isinstance(batch, UserError):
+            raise batch
+        return batch

@@ -1,0 +1,83 @@
+"""GDA: Gaussian discriminant analysis beside CLIP's classifier (Wang et al., ICLR 2024)."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from src.heads.base import Head
+from src.heads.support import Support
+
+
+class Gda(Head):
+    """Add to CLIP's logits those of Gaussian classes with one covariance.
+
+    With `f` the global and `T` `[c, d]` the text features, both normalised, and the M normalised
+    features x_i of the support set's crops, each crop a sample of its own (section 3 of "A
+    Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation"):
+
+        μ_c = mean of the x_i of class c;  Σ = covariance of the x_i - μ of their class   [d, d]
+        P = d · ((M - 1) Σ + tr(Σ) I)⁻¹       (the ridge of Kubokawa and Srivastava)     [d, d]
+        W = μ P [c, d],  b_c = -log C - ½ μ_cᵀ P μ_c                                      [c]
+        logits = scale · f Tᵀ + alpha · (f Wᵀ + b)                                        [c]
+
+    As in the authors' release, Σ is centred over all rows, and every class is equally likely before
+    its image is seen. A support set of one sample per class has no spread: P is 0 then, and the
+    logits are CLIP's but for a constant.
+
+    Attributes:
+        weight: float32 `[c, d]`, W, after `prepare`.
+        bias: float32 `[c]`, b, after `prepare`.
+    """
+
+    searched = ("alpha",)
+    needs_every_class = True
+    text: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, text: Float[Tensor, "c d"], logit_scale: float, alpha: float) -> None:
+        """Keep the settings; `alpha`, from 0 up, is the Gaussian classes' share."""
+        super().__init__()
+        self.register_buffer("text", F.normalize(text, dim=-1))
+        self.register_buffer("weight", torch.zeros_like(text))
+        self.register_buffer("bias", torch.zeros_like(text[:, 0]))
+        self.logit_scale = logit_scale
+        self.alpha = alpha
+
+    def prepare(self, support: Support) -> None:
+        """Fit the Gaussian classes, in float64."""
+        crops = support.features["global"]
+        x = F.normalize(crops.flatten(end_dim=1).double(), dim=-1)
+        one_hot = F.one_hot(support.label.repeat(len(crops)), len(self.text)).double()
+        mean = one_hot.T @ x / one_hot.sum(dim=0).unsqueeze(-1)
+        scatter = (x - one_hot @ mean).T.cov() * (len(x) - 1)  # (M - 1) Σ
+        spread = scatter.trace() / max(len(x) - 1, 1)
+        weight = torch.zeros_like(mean)
+        if spread > 0:
+            width = x.shape[1]
+            ridge = scatter + spread * torch.eye(width, dtype=x.dtype)
+            factor = torch.linalg.cholesky(ridge)
+            weight = width * torch.cholesky_solve(mean.T, factor).T
+        self.weight.copy_(weight)
+        self.bias.copy_(-math.log(len(mean)) - 0.5 * (weight * mean).sum(dim=1))
+
+    def forward(self, global_features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        clip, gaussian = self._terms(global_features)
+        return clip + self.alpha * gaussian
+
+    def lines(
+        self, _: Sequence[float], global_features: Float[Tensor, "n d"]
+    ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]:
+        """Give the one line `(base, direction)` with logits = base + alpha · direction."""
+        yield self._terms(global_features)
+
+    def _terms(
+        self, global_features: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+        global_features = F.normalize(global_features, dim=-1)
+        clip = self.logit_scale * global_features @ self.text.T
+        return clip, global_features @ self.weight.T + self.bias

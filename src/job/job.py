@@ -1,0 +1,133 @@
+"""One job: build, fit, select, test, record."""
+
+import gc
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from src.config import build, validate
+from src.job import attention_images, shift
+from src.job.clock import Clock
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from src.features.datamodule import FeatureDataModule
+    from src.methods.base import Method
+    from src.methods.checkpoint import Saved
+
+
+def run(cfg: DictConfig) -> float:
+    """Build, fit, select, test, record; returns the accuracy (per cent)."""
+    validate(cfg)
+    clock = Clock()
+    with clock("dataset"):
+        dataset = build(cfg.dataset.reader)
+        others = shift.read_all(cfg, dataset)
+        attention_images.check(cfg, dataset)
+    with clock("imports"), _keeping_garbage():
+        if "wandb" in cfg.logger:
+            # W&B's first run needs it, and its classes search all modules: torch has thousands.
+            import wandb.sdk.launch  # noqa: F401
+        from src.job import assembly, recording
+        from src.methods import checkpoint
+        from src.results.table import show
+    _quiet()
+    assembly.check_method(cfg)
+    saved = None if cfg.ckpt_path is None else checkpoint.read(Path(cfg.ckpt_path), cfg.method.name)
+    with clock("features"):
+        source = assembly.make_source(cfg, dataset)
+        head = assembly.make_head(cfg, source, {} if saved is None else _settings(saved))
+        method = assembly.make_method(cfg, head, len(source.class_names))
+        support = assembly.make_support(cfg, source, head)
+        data = assembly.make_data(cfg, source, method.inputs, support)
+        # Whatever is wrong with further datasets shows before anything is trained.
+        elsewhere = [shift.test_features(cfg, other, method.inputs) for other in others]
+    training = cfg.method.training
+    trainer = assembly.make_trainer(
+        cfg,
+        logger=assembly.make_loggers(cfg),
+        max_epochs=1 if training is None else training.epochs,
+        progress=not sweeping(),
+    )
+    adapted = _adapt(trainer, method, data, saved, clock)
+    with clock("test"):
+        (metrics,) = trainer.test(method, datamodule=data, verbose=False)
+    answers = method.answers
+    result = recording.make_result(cfg, source, method, metrics, adapted, clock)
+    output = Path(cfg.paths.output)
+    if training is not None and saved is None:
+        checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
+    evaluations = [
+        shift.evaluate(cfg, other, features, method, result)
+        for other, features in zip(others, elsewhere, strict=True)
+    ]
+    attention_images.draw(cfg, dataset, method, data)
+    # The run's own result comes last: where it stands, the run is whole.
+    recording.save(output, result, answers, source, method.surface)
+    recording.log(trainer, result, evaluations)
+    if not sweeping():
+        show([result, *evaluations], f"results in {output}")
+    return result.accuracy
+
+
+def sweeping() -> bool:
+    """Say whether this job is one of a sweep."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+@contextmanager
+def _keeping_garbage() -> Iterator[None]:
+    """Put garbage collection off: what is imported stays, and searching it takes long."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _quiet() -> None:
+    """Keep Lightning's hints about devices, workers and its own products off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+
+
+def _settings(saved: "Saved") -> dict[str, Any]:
+    return dict(saved.result["hyperparameters"])
+
+
+def _adapt(
+    trainer: "Trainer",
+    method: "Method",
+    data: "FeatureDataModule",
+    saved: "Saved | None",
+    clock: Clock,
+) -> dict[str, Any]:
+    """Train and search, or take both from a checkpoint; return what validation says."""
+    from src.methods import checkpoint
+
+    if saved is not None:
+        checkpoint.restore(method, saved)
+        return {name: saved.result[name] for name in ("selection", "validation_accuracy")}
+    found: dict[str, Any] = {}
+    if data.train is not None:
+        with clock("fit"):
+            trainer.fit(method, datamodule=data)
+    if data.validation is not None:
+        with clock("selection"):
+            for _ in range(max(1, len(method.searches))):
+                found.update(*trainer.validate(method, datamodule=data, verbose=False))
+    return found

@@ -1,0 +1,118 @@
+"""What a run leaves: its record, the answers for each image, and its W&B run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+
+from src.config import config_hash, rerun_command
+from src.features.source import FeatureSource
+from src.files import replacing
+from src.job.assembly import hyperparameters, selection_of
+from src.job.clock import Clock
+from src.methods.base import Answers, Method
+from src.methods.search import Surface
+from src.resolvers import settings_from
+from src.results import record
+from src.results.outcome import Outcome
+from src.results.published import published
+
+
+def make_result(
+    cfg: DictConfig,
+    source: FeatureSource,
+    method: Method,
+    metrics: Mapping[str, float],
+    adapted: Mapping[str, Any],
+    clock: Clock,
+) -> record.Result:
+    """Make the record of a run that has been tested.
+
+    Args:
+        cfg: the run's configuration.
+        source: where its features came from.
+        method: as it was tested.
+        metrics: what the test found.
+        adapted: what validation found: `validation_accuracy`, and `selection` if that is not the
+            configuration's.
+        clock: the times of its stages.
+    """
+    selection = adapted.get("selection", selection_of(cfg))
+    few_shot = cfg.method.support is not None or selection == "val_few_shot"
+    shots = cfg.shots if few_shot else 0
+    return record.Result(
+        dataset=cfg.dataset.name,
+        adapted_on=cfg.dataset.name,
+        **source.origin._asdict(),
+        method=cfg.method.name,
+        shots=shots,
+        seed=cfg.seed,
+        selection=selection,
+        metrics=metrics,
+        validation_accuracy=adapted.get("validation_accuracy"),
+        hyperparameters=hyperparameters(cfg, method.head),
+        settings_from=settings_from(cfg),
+        selected_on_test=selection == "test",
+        saw_test_images=method.sees_test_images,
+        n_test=len(method.answers.outcome["label"]),
+        skipped_images=len(source.skipped_images),
+        n_classes=len(source.class_names),
+        trainable_parameters=method.trainable_parameters(),
+        epochs=0 if cfg.method.training is None else cfg.method.training.epochs,
+        timings_s=clock.seconds,
+        threads=torch.get_num_threads(),
+        peak_rss_mb=round(record.peak_rss_mb(), 1),
+        published=published_for(cfg, cfg.dataset.name, shots),
+        config_hash=config_hash(cfg),
+        versions=record.versions(),
+        git_revision=record.git_revision(),
+        started_at=clock.started_at.isoformat(timespec="milliseconds"),
+        command=rerun_command(HydraConfig.get()),
+    )
+
+
+def published_for(cfg: DictConfig, dataset: str, shots: int) -> float | None:
+    """Look up the published accuracy that a run on `dataset` corresponds to."""
+    weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
+    return published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
+
+
+def save(
+    folder: Path,
+    result: record.Result,
+    answers: Answers,
+    source: FeatureSource,
+    surface: Surface | None = None,
+) -> None:
+    """Write what a test found into `folder`; the result comes last."""
+    if answers.predictions:
+        with replacing(folder / "predictions.safetensors") as temporary:
+            save_file(answers.predictions, temporary)
+    skipped = folder / "skipped_images.txt"
+    if source.skipped_images:
+        lines = [f"{path}\t{reason}\n" for path, reason in source.skipped_images.items()]
+        with replacing(skipped) as temporary:
+            temporary.write_text("".join(lines))
+    else:
+        skipped.unlink(missing_ok=True)  # left by an earlier run in this folder
+    arrays: dict[str, Any] = {name: values.numpy() for name, values in answers.outcome.items()}
+    if surface is not None:
+        arrays |= {"search": surface.accuracy, "search_axes": surface.axes}
+    Outcome(class_names=list(source.class_names), **arrays).write(folder)
+    result.write(folder)
+
+
+def log(trainer: Trainer, result: record.Result, evaluations: Sequence[record.Result]) -> None:
+    """Give W&B the whole record, and the accuracy on further datasets."""
+    accuracies = {f"accuracy_{one.dataset}": one.accuracy for one in evaluations}
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(asdict(result) | dict(result.metrics) | accuracies)
+            logger.experiment.finish()

@@ -1,0 +1,132 @@
+"""What every head must do; a new method's head is checked by its YAML without another line."""
+
+import json
+
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from torch import nn
+
+from src.heads.base import Searchable, check, check_built
+from src.heads.support import Support
+
+CLASSES, WIDTH, POSITIONS, VIEWS, CROPS, SHOTS, IMAGES = 3, 8, 4, 6, 2, 2, 5
+NAMES = ["a", "b", "c"]
+
+
+class TextTower(nn.Module):
+    """Stands for the frozen text tower."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH), requires_grad=False)
+
+    def embed(self, class_names, n_context):
+        length = n_context + 3
+        generator = torch.Generator().manual_seed(7)
+        embeddings = torch.randn(len(class_names), length, WIDTH, generator=generator)
+        embeddings[:, 0] = embeddings[0, 0].clone()
+        return embeddings, torch.full((len(class_names),), length - 1)
+
+    def forward(self, prefix, suffixes, ends):
+        whole = torch.cat([prefix.expand(len(ends), -1, -1), suffixes], dim=1)
+        return whole.cumsum(dim=1).sin().sum(dim=1) @ self.weight
+
+
+def given():
+    """Everything that a head may be built with, by name."""
+    text = torch.randn(CLASSES, WIDTH)
+    return {
+        "text": text,
+        "raw_text": 10 * text,
+        "logit_scale": 20.0,
+        "class_names": NAMES,
+        "text_tower": TextTower(),
+        "n_views": VIEWS,
+    }
+
+
+def features(head_class, *leading):
+    """Draw what `forward` takes, for `leading` dimensions of images."""
+    views = (VIEWS,) if head_class.depth_maps == "joint" else ()
+    shapes = {"global": (*views, WIDTH), "spatial": (*views, POSITIONS, WIDTH)}
+    return {name: torch.randn(*leading, *shapes[name]) for name in head_class.inputs}
+
+
+def build(node, seed=0):
+    """Build the head of a method's YAML on few random features, and show it a support set."""
+    settings = OmegaConf.to_container(node, resolve=True)
+    head_class = get_class(settings.pop("_target_"))
+    check(head_class, settings)
+    torch.manual_seed(0)
+    everything = given()
+    support = Support(
+        features(head_class, CROPS, CLASSES * SHOTS), torch.arange(CLASSES).repeat(SHOTS)
+    )
+    torch.manual_seed(seed)
+    head = head_class(**{name: everything[name] for name in head_class.given}, **settings)
+    check_built(head)
+    head.prepare(support)
+    return head
+
+
+def logits(head, images):
+    with torch.no_grad():
+        return head(*images)
+
+
+def check_head(node):
+    """Check the head of `method.head`, a node of a method's configuration."""
+    head = build(node)
+    images = list(features(type(head), IMAGES).values())
+    label = torch.arange(IMAGES) % CLASSES
+    views = (VIEWS,) if head.depth_maps == "joint" else ()
+
+    head.eval()
+    head.reset()
+    first = logits(head, images)
+    assert first.shape == (IMAGES, *views, CLASSES)
+    assert first.dtype == torch.float32
+    assert first.isfinite().all()
+
+    head.reset()
+    assert torch.equal(logits(head, images), first), "an evaluation depends on the one before it"
+
+    chosen = head.chosen()
+    assert json.loads(json.dumps(chosen)) == chosen
+    for name in head.searched:
+        head.choose({name: 2 * chosen[name]})
+        assert head.chosen() == chosen | {name: 2 * chosen[name]}
+        head.choose({name: chosen[name]})
+    torch.testing.assert_close(logits(head, images), first)
+
+    if isinstance(head, Searchable):
+        inner, *outer = reversed([head.chosen()[name] for name in lines_of(head)])
+        (line,) = head.lines(outer or [1.0], *images)
+        torch.testing.assert_close(line[0] + inner * line[1], first, atol=1e-4, rtol=1e-4)
+
+    parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    head.train()
+    output = head(*images)
+    loss = head.loss(output.mean(dim=1) if views else output, label)
+    assert loss.shape == ()
+    assert loss.isfinite()
+    if parameters:
+        loss.backward()
+        assert any(p.grad is not None and p.grad.any() for p in parameters)
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    head.eval()
+    for name in head.frozen:
+        assert not any(key.startswith(name) for key in head.state_dict())
+
+    again = build(node, seed=1).eval()
+    again.load_state_dict(head.state_dict())
+    torch.testing.assert_close(logits(again, images), logits(head, images))
+
+
+def lines_of(head):
+    """Name the outer setting, if there is one, and the inner one: those that are searched."""
+    orders = {("beta2", "beta3"): ("beta3", "beta2"), ("alpha", "beta"): ("beta", "alpha")}
+    return orders.get(tuple(head.searched), head.searched)
