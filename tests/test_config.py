@@ -40,15 +40,6 @@ def test_every_dataset_and_every_method_composes(dataset, method):
             assert cfg.method.head[setting] > 0
 
 
-@pytest.mark.parametrize("pair", choices("method_dataset"))
-def test_a_pair_has_the_name_of_its_method_and_composes(pair):
-    method = max((m for m in choices("method") if pair.startswith(f"{m}_")), key=len)
-    plain = compose([f"method={method}", "~method_dataset"])
-    cfg = compose([f"method={method}", f"method_dataset={pair}"])
-    assert cfg.method.head.keys() == plain.method.head.keys()
-    assert cfg.method.module.keys() == plain.method.module.keys()
-
-
 @pytest.mark.parametrize("backbone", choices("backbone"))
 def test_a_backbone_has_one_name_everywhere(backbone):
     assert compose([f"backbone={backbone}"]).backbone.name == backbone

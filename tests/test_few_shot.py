@@ -145,7 +145,7 @@ def precomputed(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [("tip_adapter", "no image of 'c'"), ("coop", "needs the text tower")],
+    [("tip_adapter", "no image of 'c'"), ("coop", "through CLIP's text tower")],
 )
 def test_what_precomputed_features_lack_is_named(precomputed, method, message):
     arguments = (f"method={method}", "dataset=precomputed", f"dataset.path={precomputed}")

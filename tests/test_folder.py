@@ -80,7 +80,7 @@ def test_real_photographs_of_ones_own_go_through_a_resnet(tmp_path):
         "dataset.name=textures", "backbone.pretrained=null", "logger=none",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "extracting textures/test: 20 images with rn50" in done.stdout
+    assert "extracting textures/test: 20 images with RN50-quickgelu-random" in done.stdout
     assert (result(tmp_path)["n_test"], result(tmp_path)["n_classes"]) == (20, 10)
 
 

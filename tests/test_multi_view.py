@@ -93,7 +93,7 @@ def test_given_weights_decide_which_views_count(sweeps, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=linear_probe", "dataset=solids"], "linear_probe is defined for images alone"),
+        (["method=linear_probe", "dataset=solids"], "linear_probe is defined for images only"),
         (["method=pointclip", "dataset=digits"], "digits has none"),
         (["method=zero_shot", "dataset=solids", "dataset.view_weights=search"], "selection=val"),
         (["method=zero_shot", "dataset=solids", "dataset.view_weights=[1,2]"], "6 numbers"),

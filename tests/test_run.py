@@ -171,9 +171,11 @@ def test_real_photographs_go_through_a_224_pixel_resnet_once(tmp_path):
     arguments = ("method=calip", "dataset=dtd", "backbone=rn50", "backbone.pretrained=null")
     first = calipers(tmp_path, *arguments, "logger=none")
     assert first.returncode == 0, first.stderr
-    assert "extracting dtd/test: 20 images with rn50" in first.stdout
+    assert "extracting dtd/test: 20 images with RN50-quickgelu-random" in first.stdout
     assert "Predicting" in first.stdout
-    assert result(tmp_path)["hyperparameters"]["beta2"] == 1.4
+    assert result(tmp_path)["hyperparameters"]["beta2"] == 1.12, (
+        "the settings for dtd are those of RN50"
+    )
     second = calipers(tmp_path, *arguments, "logger=none")
     assert second.returncode == 0, second.stderr
     assert "extracting" not in second.stdout

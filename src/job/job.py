@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from src.config import build, validate
 from src.job import attention_images, shift
 from src.job.clock import Clock
+from src.resolvers import settings_from
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from src.features.datamodule import FeatureDataModule
     from src.methods.base import Method
     from src.methods.checkpoint import Saved
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> float:
@@ -42,6 +45,8 @@ def run(cfg: DictConfig) -> float:
         from src.results.table import show
     _quiet()
     assembly.check_method(cfg)
+    if cfg.method.settings and not sweeping():
+        log.info("settings of %s: %s", cfg.method.name, settings_from(cfg))
     saved = None if cfg.ckpt_path is None else checkpoint.read(Path(cfg.ckpt_path), cfg.method.name)
     with clock("features"):
         source = assembly.make_source(cfg, dataset)

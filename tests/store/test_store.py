@@ -52,7 +52,7 @@ def shards(store: FeatureStore) -> list[Path]:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    code = f"import os, sys\nfrom tests.features.test_store import *\n{code}"
+    code = f"import os, sys\nfrom tests.store.test_store import *\n{code}"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
