@@ -33,7 +33,7 @@ $(BIN)/ready: requirements.lock
 	touch $@
 
 # torch pins its own CUDA packages, on Linux only: leaving them to it keeps the lock portable.
-lock: $(BIN)/ready ## pin anew what pyproject.toml allows
+lock: $(BIN)/ready ## pin again what pyproject.toml allows
 	$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-annotate --no-header --allow-unsafe \
 		--output-file requirements.all pyproject.toml

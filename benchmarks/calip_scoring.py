@@ -64,7 +64,7 @@ def figures() -> Iterator[Figure]:
         f"{difference:.1e}", "", difference, 1e-4, at_least=False,
     )  # fmt: skip
     if not machine.bfloat16_units():
-        print("CALIP with attention in bfloat16: not measured, for want of units for it")
+        print("CALIP with attention in bfloat16: not measured, because there are no units for it")
         return
     turns = compare(given, torch.bfloat16)
     yield _rate(turns, "bfloat16", share_of_limit(turns, torch.bfloat16), 3.0)

@@ -1,6 +1,6 @@
 """CALIP's search for beta2 and beta3 against a double loop over 200 × 200 values.
 
-The plain loop computes the logits anew in every cell, from features that were attended once, image
+The plain loop computes the logits again in every cell, from features that were attended once, image
 by image; some of its cells are timed, and all that they cost is computed from those. A loop that
 keeps the three logits and only blends them is run whole: what it finds is the grid's best.
 """

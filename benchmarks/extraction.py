@@ -39,7 +39,7 @@ from src.features.extract import Encoder, extract
 from src.store.store import FeatureStore
 
 MODELS = {"RN50-quickgelu": (2.5, 2.0), "ViT-B-32-quickgelu": (2.3, 1.5)}
-"""The targets with units for bfloat16: of encoding alone, and with decoding and resizing."""
+"""The targets with units for bfloat16: for encoding only, and with decoding and resizing."""
 NEVER_SLOWER = 1.0
 TINY = "local-dir:src/clip/tiny"
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared/dtd/images"
@@ -55,7 +55,7 @@ def figures() -> Iterator[Figure]:
         yield from speed(BFLOAT16)
         yield from fidelity_of_tiny()
     else:
-        print("extraction in bfloat16: not measured, for want of units for it")
+        print("extraction in bfloat16: not measured, because there are no units for it")
     os.environ |= UNITS_OFF  # of the process that is started next: torch has read its own
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as processes:

@@ -1,6 +1,6 @@
 """Training Tip-Adapter-F at ImageNet's 16-shot size, as a run does it.
 
-Beside it are its bare matrix products, and what encoding the support set anew in each of the 20
+Beside it are its bare matrix products, and what encoding the support set again in each of the 20
 epochs would take, computed from the rate at which our extraction encodes by RN50, measured here.
 """
 
@@ -80,8 +80,8 @@ def figures() -> Iterator[Figure]:
     encoding = images * EPOCHS / rate
     share = turns.ratio("products")
     yield Figure(
-        f"Tip-Adapter-F, {size}, beside encoding each epoch anew (RN50, {precision})",
-        f"{seconds:.0f} s", f"{encoding:,.0f} s for encoding alone", encoding / seconds, 10.0,
+        f"Tip-Adapter-F, {size}, beside encoding in each epoch (RN50, {precision})",
+        f"{seconds:.0f} s", f"{encoding:,.0f} s for encoding", encoding / seconds, 10.0,
         limit=f"{share:.0%} of its matrix products' rate",
     )  # fmt: skip
     yield Figure(

@@ -198,7 +198,7 @@ def _check_files(images: ImageFiles, fetched: bool) -> None:
     if not missing:
         return
     remedy = "Put them there" + (
-        f", or move {images.root} away and run this again to fetch it anew." if fetched else "."
+        f", or move {images.root} away and run this again to fetch it." if fetched else "."
     )
     raise UserError(
         "\n  ".join(
@@ -289,7 +289,7 @@ def _remedy(dataset: DictConfig, content: DatasetFiles) -> str:
         return f"Put intact copies there{kind(content).unless_mended}."
     return (
         f"Put intact copies there, or move {content.root} away and run `python -m src.prepare "
-        f"dataset={dataset.name}` to fetch it anew."
+        f"dataset={dataset.name}` to fetch it again."
     )
 
 

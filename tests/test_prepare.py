@@ -143,7 +143,7 @@ def test_missing_images_are_counted_and_the_first_ten_named(settings, tmp_path):
     run = prepare(*settings)
     assert run.returncode == 2
     assert "eurosat: 16 of 24 images are missing" in run.stderr
-    assert "run this again to fetch it anew" in run.stderr
+    assert "run this again to fetch it" in run.stderr
     assert run.stderr.count(".jpg") == 10
     assert str(tmp_path / "data/eurosat/2750/River/train0.jpg") in run.stderr
 
@@ -247,7 +247,7 @@ def test_check_lists_every_bad_image_and_counts_them_by_split(tmp_path):
     assert ["val", "18", "18", "3", "0", "0"] in rows
     assert ["test", "18", "18", "3", "1", "2"] in rows
     assert message.startswith("error: dtd: 1 missing and 3 damaged of 54 images.")
-    assert "run `python -m src.prepare dataset=dtd` to fetch it anew" in message
+    assert "run `python -m src.prepare dataset=dtd` to fetch it again" in message
 
 
 def test_check_compares_with_what_is_published(tmp_path, checked):

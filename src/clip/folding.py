@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 QUICK_GELU_SCALE = 1.702
-"""Of OpenAI's activation, x · sigmoid(1.702 x)."""
+"""The constant in OpenAI's activation, x · sigmoid(1.702 x)."""
 
 
 def fold(visual: nn.Module) -> None:
@@ -14,8 +14,8 @@ def fold(visual: nn.Module) -> None:
     In evaluation mode a batch normalisation maps each channel by a constant factor and offset,
     which the convolution before can do as well: a third of RN50's layers less. QuickGELU(x) is
     SiLU(1.702 x) / 1.702, and the layers around it can do the factors: one pass, in place, instead
-    of three. Features stay the same but for rounding. Towers of other kinds, and what is folded
-    already, are left alone.
+    of three. Features stay the same up to rounding. Towers of other kinds, and what is folded
+    already, are not changed.
 
     Args:
         visual: the image tower, in evaluation mode, without gradients and in float32: in bfloat16,

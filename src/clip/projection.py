@@ -32,13 +32,13 @@ NAMES = {
     6: (*_SIDES, "top", "bottom"),
     10: (*_SIDES, *(f"diagonal {number}" for number in range(1, 5)), "top", "bottom"),
 }
-"""Of the views, in the order of `ANGLES`."""
+"""The names of the views, in the order of `ANGLES`."""
 
 _FRACTION = 1 << 24
 """Inverse depths are summed in whole multiples of its inverse: exactly, so in any order."""
 
 _BORDER = RESOLUTION + 2
-"""Of the image with a pixel around it, where what lies outside is drawn and then cut off."""
+"""Side of the image with a border of one pixel, where what lies outside is drawn and cut off."""
 
 _CELLS_PER_PASS = 1 << 18
 """On a CPU, so that what a pass reads and writes at random stays in the cache."""

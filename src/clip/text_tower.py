@@ -11,7 +11,7 @@ from src.data.prompts import make_prompts
 from src.errors import UserError
 
 CLASSES_PER_PASS = 128
-"""In one packed sequence: enough to share the prefix, few enough to keep the attention small."""
+"""Classes in one packed sequence: enough to share the prefix, few enough for a small attention."""
 
 
 class TextTower(nn.Module):

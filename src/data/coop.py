@@ -33,7 +33,7 @@ def read(root: str, images: str, split_file: str) -> ImageFiles:
             f"the split file {path} is missing. Fetch it by `python -m src.prepare dataset=...`."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the split file {path} is not JSON: {error}. Fetch it anew.") from None
+        raise UserError(f"the split file {path} is not JSON: {error}. Fetch it again.") from None
     return ImageFiles(Path(root) / images, *_parse(content, path))
 
 
@@ -65,4 +65,4 @@ def _parse(content: Any, path: Path) -> tuple[Sequence[str], dict[str, list[Item
 
 
 def _malformed(path: Path, why: str) -> UserError:
-    return UserError(f"the split file {path} is malformed: {why}. Fetch it anew.")
+    return UserError(f"the split file {path} is malformed: {why}. Fetch it again.")

@@ -125,7 +125,7 @@ def verify(download: Download, root: Path) -> None:
     """
     target = root / download.to
     if download.member is None and target.is_file():
-        _verify(target, download, f"Move {target} away to have it fetched anew.")
+        _verify(target, download, f"Move {target} away to have it fetched again.")
 
 
 def _is_present(download: Download, root: Path) -> bool:
@@ -166,7 +166,7 @@ def _fetch_member(download: Download, member: str, root: Path, workspace: Path) 
 def _obtain(download: Download, file: Path, by_hand: Path) -> None:
     """Make `file` what `download` describes, by a transfer unless it is there already."""
     if file.exists():
-        _verify(file, download, f"Move {file} away to have it fetched anew.")
+        _verify(file, download, f"Move {file} away to have it fetched again.")
         return
     part = file.with_name(f"{file.name}.part")
     try:

@@ -6,7 +6,7 @@ from src.data.images import SPLITS, ImageFiles, Item
 from src.data.text_files import read_lines
 from src.errors import UserError
 
-_REMEDY = "Move its folder away and fetch it anew by `python -m src.prepare dataset=fgvc_aircraft`."
+_REMEDY = "Move its folder away and fetch it again by `python -m src.prepare dataset=fgvc_aircraft`."
 
 
 def read(root: str) -> ImageFiles:
@@ -30,7 +30,7 @@ def read(root: str) -> ImageFiles:
     names = read_lines(folder / "variants.txt", _REMEDY)
     labels = {name: label for label, name in enumerate(names)}
     if len(labels) < len(names):
-        raise UserError(f"{folder / 'variants.txt'} names a variant twice. Fetch it anew.")
+        raise UserError(f"{folder / 'variants.txt'} names a variant twice. Fetch it again.")
     splits = {split: _items(folder / f"images_variant_{split}.txt", labels) for split in SPLITS}
     return ImageFiles(folder / "images", names, splits)
 
@@ -42,7 +42,7 @@ def _items(path: Path, labels: dict[str, int]) -> list[Item]:
         if not number.isdigit() or variant not in labels:
             raise UserError(
                 f"{path} is malformed: {line!r} is not an image's number and a variant of "
-                "variants.txt. Fetch it anew."
+                "variants.txt. Fetch it again."
             )
         items.append(Item(f"{number}.jpg", labels[variant]))
     return items

@@ -70,7 +70,7 @@ def read_shift(root: str, images: str, class_names: str) -> ImageFiles:
     Args:
         root: the dataset's folder, which may hold a `classnames.txt` of its own.
         images: the folder below `root` that holds the classes.
-        class_names: ImageNet's `classnames.txt`, for want of its own.
+        class_names: ImageNet's `classnames.txt`, because the dataset has none of its own.
 
     Raises:
         UserError: something is missing or malformed; the message names the folder or file.
@@ -86,7 +86,7 @@ def read_numbered_shift(root: str, images: str, class_names: str) -> ImageFiles:
     Args:
         root: the dataset's folder, which may hold a `classnames.txt` of its own.
         images: the folder below `root` that holds a folder for each class, called by its label.
-        class_names: ImageNet's `classnames.txt`, for want of its own.
+        class_names: ImageNet's `classnames.txt`, because the dataset has none of its own.
 
     Raises:
         UserError: something is missing or malformed; the message names the folder or file.
@@ -98,7 +98,7 @@ def read_numbered_shift(root: str, images: str, class_names: str) -> ImageFiles:
     if different := sorted(found.keys() ^ {*numbers}):
         raise UserError(
             f"{top} must hold the folders 0 to {len(names) - 1}, one for each class of "
-            f"{CLASS_NAMES}, and differs in {listing(different)}. Fetch it anew."
+            f"{CLASS_NAMES}, and differs in {listing(different)}. Fetch it again."
         )
     return _test_only(top, names, _items({number: found[number] for number in numbers}))
 
@@ -178,7 +178,7 @@ def _class_names(*places: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"the file {path} is not text: {error}. Fetch it anew.") from None
+        raise UserError(f"the file {path} is not text: {error}. Fetch it again.") from None
     names: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         wnid, _, name = line.strip().partition(" ")
@@ -191,9 +191,9 @@ def _class_names(*places: Path) -> dict[str, str]:
             raise _malformed(path, number, f"{wnid} does not follow {before} in order")
         names[wnid] = name.strip()
     if not names:
-        raise UserError(f"the file {path} is empty. Fetch it anew.")
+        raise UserError(f"the file {path} is empty. Fetch it again.")
     return names
 
 
 def _malformed(path: Path, number: int, why: str) -> UserError:
-    return UserError(f"{path}, line {number}: {why}. Fetch the file anew.")
+    return UserError(f"{path}, line {number}: {why}. Fetch the file again.")

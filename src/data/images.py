@@ -102,7 +102,7 @@ class ImageFiles:
 
         Uncompressed images of one resolution have one size, whatever they show, and reading every
         byte on every run would cost more than the features save. So a copy without its files'
-        times is another dataset, and its features are extracted anew.
+        times is another dataset, and its features are extracted again.
 
         Raises:
             UserError: a file is missing.

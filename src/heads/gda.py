@@ -26,7 +26,7 @@ class Gda(Head):
 
     As in the authors' release, Σ is centred over all rows, and every class is equally likely before
     its image is seen. A support set of one sample per class has no spread: P is 0 then, and the
-    logits are CLIP's but for a constant.
+    logits are CLIP's plus a constant.
 
     Attributes:
         weight: float32 `[c, d]`, W, after `prepare`.

@@ -94,7 +94,7 @@ class TipAdapter(Head):
 
     def _votes(self, nearness: Float[Tensor, "n_s n"], beta: float) -> Float[Tensor, "n c"]:
         # The product with the one-hot V, without its n_s · c · n multiplications by 0. In place:
-        # at ImageNet's size, memory that is asked for anew takes longer than the arithmetic.
+        # at ImageNet's size, memory that is allocated again takes longer than the arithmetic.
         votes = nearness.new_zeros(len(self.text), nearness.shape[1])
         return votes.index_add_(0, self.label, (beta * nearness).exp_()).T
 

@@ -5,7 +5,7 @@ logits = base + inner · direction (CALIP: beta2 within beta3; Tip-Adapter: alph
 alpha only).
 An image is right on an interval of the inner setting, where its class's line lies above all
 others; so one pass over the images gives, for each outer value, the accuracy at *every* inner
-value, not at a grid's alone. Only the intervals are kept, never the logits.
+value, not only at those of a grid. Only the intervals are kept, never the logits.
 """
 
 import math

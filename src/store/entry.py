@@ -98,7 +98,7 @@ def open_entry(folder: Path) -> FeatureEntry | None:
             shard.update(now)
             copied = True
     if copied:
-        with suppress(OSError):  # a read-only copy is checked anew each time
+        with suppress(OSError):  # a read-only copy is checked each time
             write_json(folder / MANIFEST, manifest)
     return FeatureEntry(folder, manifest)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from src.files import replacing
 
 FORMAT = 1
-"""Of shards and manifests; another one is made anew."""
+"""Version of the format of shards and manifests; an entry of another version is made again."""
 
 
 class DamageError(Exception):

@@ -117,7 +117,7 @@ def zip_with_link(target):
 
 
 def files_below(root):
-    """Every file and link below `root`, but for the lock."""
+    """Every file and link below `root`, except the lock."""
     paths = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     return paths - {f"{WORKSPACE}/lock"}
 

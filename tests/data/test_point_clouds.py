@@ -12,7 +12,7 @@ from src.data.images import Item
 from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
 from src.errors import UserError
 
-REMEDY = "Fetch it anew."
+REMEDY = "Fetch it again."
 
 
 def write(path, data, label):
@@ -156,7 +156,7 @@ def test_other_keys_another_format_and_no_file_are_the_users_mistake(tmp_path):
     (tmp_path / "page.h5").write_text("<html>404</html>")
     with pytest.raises(UserError, match=r"page\.h5 is not an intact HDF5 file"):
         clouds(tmp_path / "page.h5")
-    with pytest.raises(UserError, match=r"the file .*none\.h5 is missing. Fetch it anew"):
+    with pytest.raises(UserError, match=r"the file .*none\.h5 is missing. Fetch it again"):
         clouds(tmp_path / "none.h5")
 
 

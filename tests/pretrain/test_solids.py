@@ -19,7 +19,7 @@ TABLE = "token_embedding.weight"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> list[Path]:
     """Learn the words twice: on the shipped weights, and by the command on weights without them."""
-    folders = [tmp_path_factory.mktemp(name) for name in ("again", "anew")]
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
     for folder in folders:
         shutil.copytree(TINY, folder, dirs_exist_ok=True)
     path = folders[1] / "model.safetensors"
@@ -36,8 +36,8 @@ def folders(tmp_path_factory) -> list[Path]:
 
 
 def test_equal_arguments_give_equal_bytes_whatever_was_known_before(folders):
-    again, anew = ((folder / "model.safetensors").read_bytes() for folder in folders)
-    assert again == anew
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert first == second
 
 
 def test_only_the_rows_of_the_names_change(folders):
