@@ -6,7 +6,7 @@ from src.data.images import SPLITS, ImageFiles, Item
 from src.data.text_files import read_lines
 from src.errors import UserError
 
-_REMEDY = "Move its folder away and fetch it again by `python -m src.prepare dataset=fgvc_aircraft`."
+_REMEDY = "Move its folder away and run `python -m src.prepare dataset=fgvc_aircraft`."
 
 
 def read(root: str) -> ImageFiles:

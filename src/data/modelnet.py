@@ -13,7 +13,7 @@ from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
 from src.data.text_files import read_lines
 from src.errors import UserError
 
-_REMEDY = "Move its folder away and fetch it again by `python -m src.prepare dataset=modelnet40`."
+_REMEDY = "Move its folder away and run `python -m src.prepare dataset=modelnet40`."
 
 
 def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clouds:

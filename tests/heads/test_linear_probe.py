@@ -67,7 +67,7 @@ def test_the_penalty_is_l2_over_c():
 
 
 def lpclip(support, validation, expected):
-    """CoOp's search as the authors wrote it: every fit from the beginning, C itself halved in log10."""
+    """CoOp's search as the authors wrote it: each fit by itself, C halved in log10."""
     features, label = support.features["global"][0].double().numpy(), support.label.numpy()
 
     def accuracy(c):
