@@ -83,8 +83,7 @@ def find_classes(evaluated: ImageDataset, adapted: ImageDataset, name: str) -> l
     wanted, known = (list(getattr(one, "class_ids", None) or ()) for one in (evaluated, adapted))
     if not (wanted and known):
         wanted, known = (
-            [readable(class_name) for class_name in one.class_names]
-            for one in (evaluated, adapted)
+            [readable(class_name) for class_name in one.class_names] for one in (evaluated, adapted)
         )
     if unknown := [one for one in wanted if known.count(one) != 1]:
         raise UserError(
