@@ -1,5 +1,6 @@
 """From a composed configuration to the objects of a run."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
+from src.files import CONFIG_DIR
 from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
@@ -28,14 +30,32 @@ from src.methods.search import Search, ViewSearch, search_from
 from src.results.scores import make_metrics
 from src.store.store import FeatureStore
 
+log = logging.getLogger(__name__)
+
+SUPPORT = ("crops", "min_scale", "horizontal_flip")
+"""The settings of a support set: `crops` is null where the images are used as they are."""
+
 
 def check_method(cfg: DictConfig) -> None:
     """Check that the method's head keeps its contract and has the settings that it is given.
 
+    A sweep may give settings of the support set to methods that see none: there they are dropped.
+
     Raises:
-        UserError: a setting of the head is unknown, missing, or of the wrong type.
+        UserError: a setting of the head or of the support set is unknown, or one of the head is
+            missing or of the wrong type.
     """
     check(get_class(cfg.method.head._target_), _settings(cfg))
+    support = cfg.method.support or {}
+    if unknown := [name for name in support if name not in SUPPORT]:
+        raise UserError(
+            f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "
+            f"are {', '.join(SUPPORT)}."
+        )
+    if support and _sees_no_support(cfg.method.name):
+        given = ", ".join(f"method.support.{name}" for name in support)
+        log.warning("method=%s sees no support set: %s has no effect", cfg.method.name, given)
+        cfg.method.support = None
 
 
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
@@ -186,6 +206,13 @@ def make_method(cfg: DictConfig, head: Head, n_classes: int) -> Method:
 def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
     """Return the head's settings, with those that were chosen in place of those it began with."""
     return _settings(cfg) | head.chosen()
+
+
+def _sees_no_support(method: str) -> bool:
+    """Say whether a method's own YAML has no support set."""
+    path = CONFIG_DIR / "method" / f"{method}.yaml"
+    own: Any = OmegaConf.load(path) if path.is_file() else {}
+    return "support" in own and own["support"] is None
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
