@@ -110,7 +110,7 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     if Start.folder is None:
         _end_with_parent()
     folder = Path(cfg.paths.output)
-    if not cfg.force and not (folder / FILE).is_file() and (earlier := _finished_earlier()):
+    if not cfg.force and not (folder / FILE).is_file() and (earlier := _finished_earlier(cfg)):
         # Hydra has just made a folder for this job, which would be listed as unfinished.
         shutil.rmtree(HydraConfig.get().runtime.output_dir, ignore_errors=True)
         return _skip(earlier, earlier.name)
@@ -168,14 +168,32 @@ def _skip(folder: Path, name: str) -> float:
     return accuracy
 
 
-def _finished_earlier() -> Path | None:
+def _finished_earlier(cfg: DictConfig) -> Path | None:
     """Find the folder in which an earlier version of the code finished this job.
 
-    The folder's name ends in another hash, because the configuration of a job differs between
-    versions. What the user asked for is the same.
+    Its name ends in another hash, because the configuration of a job differs between versions. But
+    the user asked for the same, and the method had the same settings: that version, for example,
+    gave settings that were published for RN50 to every backbone.
     """
     hydra = HydraConfig.get()
-    return _earlier_jobs(Path(hydra.sweep.dir)).get(_asked_for(hydra.overrides.task))
+    folder = _earlier_jobs(Path(hydra.sweep.dir)).get(_asked_for(hydra.overrides.task))
+    config = None if folder is None else folder / ".hydra" / "config.yaml"
+    if config is None or not config.is_file():
+        return None
+    earlier = OmegaConf.load(config).method
+    parts = ("head", "search", "training")
+    same = all(_agree(earlier.get(part), cfg.method.get(part)) for part in parts)
+    return folder if same else None
+
+
+def _agree(earlier: Any, now: Any) -> bool:
+    """Say whether two configurations have equal values where they have the same keys."""
+    if OmegaConf.is_dict(earlier) and OmegaConf.is_dict(now):
+        shared = [
+            key for key in earlier if key in now and not OmegaConf.is_interpolation(earlier, key)
+        ]
+        return all(_agree(earlier[key], now[key]) for key in shared)
+    return bool(earlier == now)
 
 
 @cache

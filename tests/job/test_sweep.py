@@ -149,6 +149,16 @@ def test_what_an_earlier_version_did_not_finish_is_run_and_stands_in_the_same_ro
     assert methods == ["method", "---", "zero_shot", "tip_adapter", "clip_adapter"]
 
 
+def test_what_an_earlier_version_did_with_other_settings_is_run_again(earlier):
+    """That version gave settings of RN50 to every backbone."""
+    config = jobs(earlier)[4] / ".hydra/config.yaml"
+    config.write_text(config.read_text().replace("alpha: 50.0", "alpha: 1.17"))
+    done = start_again(earlier)
+    assert done.returncode == 0, done.stderr
+    expected = ["finished" if number == 4 else "skipped" for number in range(12)]
+    assert statuses(earlier) == expected
+
+
 def test_a_job_of_the_same_version_counts_only_in_its_own_folder(earlier):
     """Its folder is named after its configuration, which may differ where the command does not."""
     for path in earlier.glob("output/*/result.json"):
