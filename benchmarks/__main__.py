@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: run benchmarks, each in a process of its own, and tell.
+"""`python -m benchmarks [NAME ...]`: run each benchmark in a process of its own.
 
 The exit code is 1 if a target was missed.
 """

@@ -1,4 +1,4 @@
-"""CALIP's logits of one image after another, as the paper writes them, against `src.heads.calip`.
+"""CALIP's logits, computed image by image as the paper writes them, against `src.heads.calip`.
 
 The size is ImageNet's with RN50: 49 positions, 1,024 dimensions, 1,000 classes.
 """
@@ -74,7 +74,7 @@ def figures() -> Iterator[Figure]:
 
 
 def compare(given: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype) -> Turns:
-    """Take turns: the plain way, and the head with attention in `dtype`."""
+    """Let the plain way and the head with attention in `dtype` take turns."""
     head = Calip(
         given[2], LOGIT_SCALE, FACTOR, BETA2, BETA3, bfloat16_attention=dtype == torch.bfloat16
     )
@@ -83,7 +83,7 @@ def compare(given: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype) -> Turns:
 
 
 def share_of_limit(turns: Turns, dtype: torch.dtype) -> float:
-    """Say how near the two products of every image come to the rate of a large one."""
+    """Compute the rate of the two products of each image, as a share of that of a large product."""
     operations = 2 * 2 * IMAGES * POSITIONS * DIMENSIONS * CLASSES
     return operations / machine.matrix_product_rate(dtype) / turns.median("ours")
 

@@ -56,14 +56,16 @@ def figures() -> Iterator[Figure]:
         yield from fidelity_of_tiny()
     else:
         print("extraction in bfloat16: not measured, because there are no units for it")
-    os.environ |= UNITS_OFF  # of the process that is started next: torch has read its own
+    os.environ |= (
+        UNITS_OFF  # This is for the process that is started next: torch has already read its own.
+    )
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as processes:
         yield from processes.submit(speed_without_units).result()
 
 
 def speed_without_units() -> list[Figure]:
-    """Measure where `auto` must have chosen float32."""
+    """Measure on processors where `auto` must have chosen float32."""
     return list(speed(FLOAT32))
 
 
@@ -156,7 +158,7 @@ def fidelity_of_tiny() -> Iterator[Figure]:
 
 def operations(clip: FrozenClip) -> int:
     """Count the floating-point operations of open_clip's own way through one image."""
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused operator
+    torch.backends.mha.set_fastpath_enabled(False)  # The counter does not know the fused operator.
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         clip.model.encode_image(torch.zeros(1, 3, *clip.image_size))
     torch.backends.mha.set_fastpath_enabled(True)
@@ -209,7 +211,7 @@ def _extracted(
     folder: Path,
     batch_size: int = BATCH,
 ) -> Float[Tensor, "n d"]:
-    """Extract as a run does; the global features, as they are stored."""
+    """Extract as a run does, and return the global features as they are stored."""
     store, key = FeatureStore(folder), {"dataset": "d", "split": "test", "backbone": "b"}
     runner = partial(trainer, precision=precision)
     crops = [Crop(item, None) for item in items]
@@ -221,7 +223,7 @@ def _extracted(
 
 
 def _calibrated(clip: FrozenClip, dataset: ImageFiles) -> FrozenClip:
-    """Give batch normalisations the statistics of some images."""
+    """Set the statistics of batch normalisations to those of some images."""
     images = [clip.preprocess(dataset.load(item)) for item in dataset.splits["test"][:CALIBRATION]]
     for module in clip.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -234,7 +236,7 @@ def _calibrated(clip: FrozenClip, dataset: ImageFiles) -> FrozenClip:
 
 
 def trainer(**settings: Any) -> Trainer:
-    """Make the Trainer of an extraction, on the processor and without a word."""
+    """Make the Trainer of an extraction, on the processor and without any output."""
     return Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, **settings,
@@ -242,7 +244,7 @@ def trainer(**settings: Any) -> Trainer:
 
 
 def _figure(what: str, turns: Turns, images: int, target: float, limit: float) -> Figure:
-    """Tell the rates; `limit` is that of the machine, in images per second."""
+    """Report the rates; `limit` is that of the machine, in images per second."""
     ours, plain = (images / turns.median(way) for way in ("ours", "plain"))
     return Figure(
         what,

@@ -88,5 +88,5 @@ def figures() -> Iterator[Figure]:
 
 
 def _resident() -> int:
-    """Tell the memory that this process holds now, in bytes (Linux)."""
+    """Return the memory that this process holds now, in bytes (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""What the machine itself can do, measured: the limits that the other benchmarks are held to."""
+"""Measuring what the machine itself can do: the limits of the other benchmarks."""
 
 import platform
 import time

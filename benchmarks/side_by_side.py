@@ -1,4 +1,4 @@
-"""Two ways to the same result, taking turns; and a figure held against its target."""
+"""Two ways to the same result that take turns, and a value beside its target."""
 
 import statistics
 import time
@@ -56,11 +56,11 @@ class Turns(NamedTuple):
     results: Mapping[str, Any]
 
     def median(self, way: str) -> float:
-        """Seconds of a way, the median of its rounds."""
+        """Return the seconds that a way takes: the median of its rounds."""
         return statistics.median(self.seconds[way])
 
     def ratio(self, way: str, ours: str = "ours") -> float:
-        """How many times as long as ours a way takes: the median of the ratios round by round."""
+        """Return how many times as long as ours a way takes: the median of the rounds' ratios."""
         pairs = zip(self.seconds[way], self.seconds[ours], strict=True)
         return statistics.median(other / own for other, own in pairs)
 

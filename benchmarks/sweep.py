@@ -17,15 +17,15 @@ from typing import NamedTuple
 from benchmarks.side_by_side import Figure, take_turns
 from src.job.sweep import JOURNAL
 
-# The methods without gradient, and the cheapest with one, for which a run also fits and writes a
-# checkpoint. All that they compute counts as ours.
+# The methods without a gradient, and the cheapest method with one: its run also fits and writes a
+# checkpoint. Everything that they compute counts as ours.
 METHODS = ("zero_shot", "calip", "linear_probe", "tip_adapter", "tip_adapter_f")
 SWEEP = (f"method={','.join(METHODS)}", "shots=1,2,4,8,16", "seed=1,2,3,4")
 RUNS = 100
 ONE = ("method=zero_shot", "shots=1", "seed=1")
 ROUNDS = 5
 RUN = ("-m", "src.run")
-# Hydra alone on the same configuration, without our callback and our hash of it in folder names.
+# Only Hydra, on the same configuration, without our callback and our hash in folder names.
 EMPTY_JOB = """
 import hydra
 from src.config import CONFIG_DIR
@@ -70,7 +70,7 @@ def figures() -> Iterator[Figure]:
 
 
 def _sweep(root: Path) -> Iterator[Figure]:
-    ours(root, SWEEP)  # fills the store
+    ours(root, SWEEP)  # This fills the store.
     one_of_ours, one_empty = ours(root, ONE), empty(root, ONE)
     of_ours, of_empty = ours(root, SWEEP), empty(root, SWEEP)
     own = (of_ours.jobs - one_of_ours.jobs) / (RUNS - 1)
@@ -94,7 +94,7 @@ def ours(root: Path, overrides: tuple[str, ...]) -> Sweep:
 
 
 def empty(root: Path, overrides: tuple[str, ...]) -> float:
-    """Run the same sweep of an empty job in a new folder; its seconds."""
+    """Run the same sweep of an empty job in a new folder; return the seconds."""
     output = f"hydra.sweep.dir={tempfile.mkdtemp(dir=root)}"
     return _seconds("-c", EMPTY_JOB, "-m", *_below(root), output, *HYDRA, *overrides)
 

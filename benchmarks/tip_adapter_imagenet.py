@@ -46,7 +46,7 @@ def head_of(keys: Tensor, key_label: Tensor) -> Any:
 
 
 def score(head: Any, images: Tensor) -> float:
-    """Classify all images; seconds, the fewest of some rounds."""
+    """Classify all images; return the fewest seconds of some rounds."""
 
     def once() -> None:
         for batch in torch.split(images, BATCH):
@@ -56,7 +56,7 @@ def score(head: Any, images: Tensor) -> float:
 
 
 def search(head: Any, images: Tensor, label: Tensor) -> float:
-    """Search for beta and alpha on all images; seconds."""
+    """Search for beta and alpha on all images; return the seconds."""
     began = time.perf_counter()
     searched = Search("exact", BETA, ALPHA, DEFAULT)
     for batch, of_batch in zip(torch.split(images, BATCH), torch.split(label, BATCH), strict=True):
@@ -71,7 +71,7 @@ def growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def peak_bytes() -> int:
-    """Tell how much memory this process has held at most."""
+    """Return the most memory that this process has held."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -65,7 +65,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def build(node: DictConfig, **values: Any) -> Any:
     """Call the node's `_target_` with its settings and `values`.
 
-    Unlike `instantiate` alone, an exception of the target arrives as it was raised.
+    Unlike with `instantiate`, an exception of the target arrives as it was raised.
     """
     return instantiate(node, _partial_=True, _convert_="all")(**values)
 

@@ -25,7 +25,7 @@ from src.errors import UserError
 from src.files import CONFIG_DIR
 
 ALL = "all"
-"""As `dataset=all`: every dataset whose YAML says where its files come from."""
+"""Value of `dataset` that stands for every dataset whose YAML says where its files come from."""
 
 _SHOWN = 10
 """How many of the missing images `prepare` names."""
@@ -44,7 +44,7 @@ lists the paths alone. The exit code is 2 if anything is wrong.
 
 
 def main() -> None:
-    """Prepare or check one dataset after another; what fails does not keep the others from it.
+    """Prepare or check one dataset after another; if one fails, the others are still done.
 
     Raises:
         UserError: something is missing or wrong. The message says, for every dataset, what it is
@@ -111,7 +111,7 @@ def prepare(dataset: DictConfig) -> None:
 
 
 def check(dataset: DictConfig) -> None:
-    """Check what is there, and fetch and change nothing.
+    """Check the files of a dataset without fetching or changing anything.
 
     Plain files are compared with their checksums, splits with `totals` (the items of each and the
     number of `classes`) and `per_class` (the items of every class, by split) where the YAML of
@@ -212,7 +212,7 @@ def _check_files(images: ImageFiles, fetched: bool) -> None:
 
 
 def _check_items(dataset: DictConfig, content: DatasetFiles) -> list[str]:
-    """Print what is wrong with the items; return what it comes to, and the remedies."""
+    """Print what is wrong with the items; return a summary and the remedies."""
     totals, per_class = (dict(dataset.get(key) or {}) for key in ("totals", "per_class"))
     counts = wrong_counts(content, totals, per_class)
     leaks = leaked(content)

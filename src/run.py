@@ -17,7 +17,7 @@ from src.job.job import run, sweeping
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
-    """Run one job, of a sweep or alone."""
+    """Run one job, by itself or as part of a sweep."""
     if sweeping():
         return sweep.run_job(cfg, run)
     with explaining():  # before Hydra adds words of its own

@@ -78,7 +78,7 @@ def test_the_known_totals_agree_with_each_other(name):
 
 @pytest.mark.parametrize("name", SPLIT_FILES)
 def test_split_files_are_checked_against_the_known_checksums(name):
-    """Stanford Cars' comes in an archive, and alone only where one brings it by hand."""
+    """That of Stanford Cars comes in an archive, or as a single file brought by hand."""
     dataset = composed(name)
     (entry,) = (
         entry

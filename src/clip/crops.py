@@ -1,4 +1,4 @@
-"""Random crops of an image, the same ones every time."""
+"""Random crops of an image, which are the same every time."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Image towers with fewer passes: what is constant at inference goes into the weights before it."""
+"""Faster image towers: operations that are constant at inference are folded into weights."""
 
 import torch
 from torch import nn

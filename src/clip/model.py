@@ -208,7 +208,7 @@ class FrozenClip(nn.Module):
 
 
 class _TextEncoder(nn.Module):
-    """Encode text as a call of a module, which `functional_call` needs; without normalising."""
+    """Encodes text, not normalised, as a call of a module, which `functional_call` needs."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class _TextEncoder(nn.Module):
 
 
 def _means(rows: Float[Tensor, "p d"], sizes: Sequence[int]) -> Float[Tensor, "c d"]:
-    """Average groups of rows, the sizes of which are given in order."""
+    """Average consecutive groups of rows, whose sizes are given in order."""
     return torch.stack([group.mean(dim=0) for group in torch.split(rows, list(sizes))])
 
 
@@ -267,7 +267,7 @@ def _with_mean(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "
 
 
 def _attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n 1+s d"]:
-    """OpenAI's attention pooling with all positions as queries; the mean's token comes first."""
+    """Compute OpenAI's attention pooling with all positions as queries, the mean's token first."""
     tokens = _with_mean(pool, tokens)
     query, key, value = (
         project(tokens).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
@@ -279,7 +279,7 @@ def _attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tens
 
 
 def _global_attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n d"]:
-    """OpenAI's attention pooling with the mean's token as the only query.
+    """Compute OpenAI's attention pooling with the mean's token as the only query.
 
     For a single query, the projections of keys and values are applied to what is compared with
     the positions and to what is attended to, once an image in place of once a position: q · (W x)

@@ -1,4 +1,4 @@
-"""The precision that CLIP computes features in, by Lightning's names."""
+"""The precision in which CLIP computes features, by Lightning's names."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def resolve(precision: str, trainer: Callable[..., Trainer]) -> str:
-    """Choose what `auto` stands for; whatever else is asked for stays.
+    """Choose what `auto` stands for; any other precision is kept.
 
     Args:
         precision: `auto`, or Lightning's name of a precision.
@@ -36,7 +36,7 @@ def has_bfloat16_units() -> bool:
 
     `ATEN_CPU_CAPABILITY=avx2` in the environment tells it so.
     """
-    # Older versions of torch do not tell what the processor can do.
+    # Older versions of torch do not say what the processor can do.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     in_use = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return in_use and any(capabilities.get(unit, False) for unit in UNITS)

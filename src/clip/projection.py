@@ -1,4 +1,4 @@
-"""Point clouds to depth maps, as PointCLIP makes them (Zhang et al., CVPR 2022, section 3.1).
+"""Projecting point clouds to depth maps as PointCLIP does (Zhang et al., CVPR 2022, section 3.1).
 
 Where the paper and its release differ or say nothing, the release's `mv_utils_zs.py` decides: the
 angles, the distance, 128 × 128 pixels, the rounding up, the weights. Its few-shot variant
@@ -15,7 +15,7 @@ RESOLUTION = 128
 """Height and width of a depth map, in pixels."""
 
 DISTANCE = 1.6
-"""From the camera to the cloud's centre. A cloud in the unit sphere lies within the image."""
+"""Distance from the camera to the cloud's centre; the unit sphere lies within the image."""
 
 NEAR = 1 / 16
 """Points not farther in front of the camera than this are not drawn. The release draws all up to
@@ -35,7 +35,7 @@ NAMES = {
 """The names of the views, in the order of `ANGLES`."""
 
 _FRACTION = 1 << 24
-"""Inverse depths are summed in whole multiples of its inverse: exactly, so in any order."""
+"""Inverse depths are rounded to multiples of its inverse, so their sum is exact in any order."""
 
 _BORDER = RESOLUTION + 2
 """Side of the image with a border of one pixel, where what lies outside is drawn and cut off."""
@@ -48,7 +48,7 @@ def rotations(views: int) -> Float[Tensor, "v 3 3"]:
     """Give the rotation of each view, 6 or 10: by z, then y, then x; float32."""
     x, y, z = torch.tensor(ANGLES[views], dtype=torch.float64).T
     matrix = _rotation(x, 1, 2) @ _rotation(y, 2, 0) @ _rotation(z, 0, 1)
-    return matrix.round(decimals=15).float()  # the cosine of a right angle is 0
+    return matrix.round(decimals=15).float()  # This makes the cosine of a right angle exactly 0.
 
 
 def depth_maps(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor, "n v h w"]:
@@ -91,7 +91,7 @@ def _draw(
     rotation: Float[Tensor, "v 3 3"],
     maps: Float[Tensor, "n v h w"],
 ) -> None:
-    """Fill the depth maps of a few clouds. What could be a mask is arithmetic: three times faster.
+    """Fill the depth maps of a few clouds. Arithmetic replaces masks: it is three times faster.
 
     Every point adds to some cell, also behind the camera: there it moves out of the image.
     """
@@ -106,7 +106,9 @@ def _draw(
     cell = row.mul_(_BORDER).add_(column).int() + image * _BORDER**2
     inverse = scale.mul_(_FRACTION / (RESOLUTION / 2)).round_().double()
     number = _add_up(cell, torch.ones_like(scale), maps)
-    total = _add_up(cell, inverse, maps).float().clamp_(min=1)  # never 0, as is the number there
+    total = (
+        _add_up(cell, inverse, maps).float().clamp_(min=1)
+    )  # Where no point lies, the number is 0, and so is the quotient.
     torch.div(number.mul_(_FRACTION), total, out=maps)
 
 

@@ -1,4 +1,4 @@
-"""The frozen text tower of CLIP, for prompts of which a part is learned."""
+"""The frozen text tower of CLIP, for prompts that are partly learned."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ CLASSES_PER_PASS = 128
 
 
 class TextTower(nn.Module):
-    """From token embeddings to text features; the weights are frozen, gradients pass through."""
+    """Computes text features from token embeddings; weights are frozen, gradients pass through."""
 
     positional_embedding: Tensor
     text_projection: Tensor
@@ -113,7 +113,7 @@ class TextTower(nn.Module):
         suffixes: Float[Tensor, "c s w"],
         ends: Int[Tensor, " c"],
     ) -> Float[Tensor, "c d"]:
-        """Send one sequence through the tower: the prefix, and class after class behind it."""
+        """Send the prefix and the rests of all classes through the tower as one sequence."""
         common = torch.arange(len(prefix), device=ends.device)
         rest = torch.arange(len(prefix), len(prefix) + suffixes.shape[1], device=ends.device)
         used = rest <= ends.unsqueeze(1)

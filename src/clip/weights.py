@@ -1,4 +1,4 @@
-"""The weights of CLIP models: which they are, where they come from, and loading them safely.
+"""The weights of CLIP models: identifying, finding and safely loading them.
 
 open_clip is imported only where a model is loaded: a run whose features are stored needs the
 identity of the weights (`weights_id`) and nothing else.
@@ -136,7 +136,7 @@ def _is_openai_archive(architecture: str, checkpoint: Path) -> bool:
 
 
 def _tag_config(architecture: str, tag: str) -> dict[str, Any]:
-    """Look up where a tag's weights are, how they want images, and that their GELU is ours.
+    """Look up where a tag's weights are and how they want images, and check their GELU.
 
     open_clip only warns when the activation of the architecture is not the one that the weights
     were trained with, and then computes wrong features.
@@ -220,7 +220,7 @@ def _load_weights(
     try:
         with _quiet():
             open_clip.load_checkpoint(model, str(checkpoint), weights_only=weights_only)
-    except Exception as error:  # whatever the user's file makes torch or open_clip stumble over
+    except Exception as error:  # A user's file can make torch or open_clip raise anything.
         raise UserError(
             f"{checkpoint} does not hold weights of {architecture}: {_brief(error)}. Give the "
             "architecture that it was made for, or an intact copy of the checkpoint."
@@ -229,7 +229,7 @@ def _load_weights(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what open_clip and torch log and warn about: what matters of it, we say ourselves."""
+    """Hide what open_clip and torch log and warn about; the code here says what matters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

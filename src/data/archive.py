@@ -1,4 +1,4 @@
-"""Unpacking archives from elsewhere without letting them write anywhere else."""
+"""Unpacking archives so that they write into one folder only."""
 
 import lzma
 import stat
@@ -15,7 +15,7 @@ class UnsafeArchiveError(UserError):
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into a new `folder`, and nowhere else.
+    """Unpack a zip or tar archive into a new `folder` only.
 
     Raises:
         UnsafeArchiveError: a member would end up elsewhere.
@@ -55,7 +55,7 @@ def _safe_tar_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | 
 
 
 def leaves_its_folder(name: str) -> bool:
-    """Tell whether a relative path, of any system's kind, points out of where it starts."""
+    """Tell whether a relative path of any operating system leaves the folder where it starts."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts
 

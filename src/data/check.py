@@ -19,7 +19,7 @@ MISSING = "missing"
 CLASSES = "classes"
 
 _CHUNK = 32
-"""Items handed to a thread at once: few enough for the progress to be seen on slow disks."""
+"""Items that a thread is given at once: few enough to show progress on slow disks."""
 
 
 class DatasetFiles(Protocol):
@@ -67,7 +67,7 @@ def examine(dataset: DatasetFiles, items: Collection[Item]) -> Iterator[tuple[st
         In their order, the key of each and what is wrong with it: `MISSING`, another reason, or
         None.
     """
-    # Pillow lets go of the interpreter's lock while it decodes: threads are as fast as processes.
+    # Pillow releases the interpreter's lock while it decodes, so threads are as fast as processes.
     with ThreadPool() as pool:
         problems = pool.imap(partial(kind(dataset).problem, dataset), items, _CHUNK)
         yield from zip((item.key for item in items), problems, strict=True)

@@ -164,7 +164,7 @@ def _fetch_member(download: Download, member: str, root: Path, workspace: Path) 
 
 
 def _obtain(download: Download, file: Path, by_hand: Path) -> None:
-    """Make `file` what `download` describes, by a transfer unless it is there already."""
+    """Download `file` as `download` describes it, unless it is there already."""
     if file.exists():
         _verify(file, download, f"Move {file} away to have it fetched again.")
         return
@@ -217,7 +217,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _transfer_rest(url: str, part: Path) -> None:
-    """Append to `part` what it lacks, or start it over where the server cannot resume."""
+    """Append what is missing to `part`, or start again if the server cannot resume."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "calipers"} | ({"Range": f"bytes={start}-"} if start else {})
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 (Download checks it)
@@ -226,7 +226,7 @@ def _transfer_rest(url: str, part: Path) -> None:
     except HTTPError as error:
         error.close()
         if start and error.code == 416:
-            return  # nothing follows these bytes: the checksum decides
+            return  # The server has no more bytes: the checksum decides.
         raise
     with response:
         if response.status != 206:

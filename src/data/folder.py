@@ -14,7 +14,7 @@ from src.errors import UserError, require_integer
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEAST = 3
-"""Images of a class that is to be divided: one for each split."""
+"""Images that a class needs to be divided: one for each split."""
 
 
 class _Image(NamedTuple):
@@ -49,7 +49,7 @@ def read(
     """
     require_integer("dataset.split_seed", split_seed, least=0)
     if csv_file is not None:
-        table = Path(str(csv_file))  # the command line makes a number of 2024
+        table = Path(str(csv_file))  # On the command line, 2024 is a number.
         root = table.parent if path is None else Path(str(path))
         images = _listed(table, root)
     elif path is not None:
@@ -162,7 +162,7 @@ def _listed(table: Path, root: Path) -> list[_Image]:
 
 
 def _below(root: Path, path: PurePosixPath) -> str:
-    """Write a path relative to `root`, if it leads there."""
+    """Make a path relative to `root`, if it lies below it."""
     top = root.absolute()
     return str(path.relative_to(top) if path.is_relative_to(top) else path)
 
@@ -186,7 +186,7 @@ def _check(image: _Image, root: Path, where: str) -> None:
 
 
 def _divide(images: Sequence[_Image], seed: int) -> dict[str, list[_Image]]:
-    """Draw the splits that `images`, sorted, do not name."""
+    """Draw a split for each of the sorted `images` that does not name one."""
     splits = {split: [image for image in images if image.split == split] for split in SPLITS}
     for label, some in _by_class(image for image in images if image.split is None):
         drawn = _shuffled(some, label, seed)

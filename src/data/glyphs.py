@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _POINTS = 96
-"""Rendering size; glyphs are then cropped and scaled down, so it only has to be large."""
+"""Size at which glyphs are rendered, before they are cropped and scaled down."""
 
 
 class Font(NamedTuple):

@@ -17,7 +17,7 @@ from src.errors import UserError
 
 CLASS_NAMES = "classnames.txt"
 MOST_HELD_OUT = 50
-"""Training images of a class that become validation images, where it has plenty."""
+"""How many training images of a class become validation images, if it has enough."""
 
 _EXTENSIONS = (".jpeg", ".jpg", ".png")
 _WNID = re.compile(r"n\d{8}")
@@ -118,7 +118,7 @@ def _items(by_class: Mapping[str, Sequence[str]], prefix: str = "") -> list[Item
 
 
 def _hold_out(wnid: str, files: Sequence[str]) -> list[str]:
-    """Draw a fifth of a class's sorted `files`, one at least unless it is the only one."""
+    """Draw a fifth of a class's sorted `files`, but at least one if there are several."""
     count = min(MOST_HELD_OUT, max(1, len(files) // 5), len(files) - 1)
     return sorted(random.Random(wnid).sample(files, count))
 
@@ -128,7 +128,7 @@ def _without(files: Sequence[str], others: Collection[str]) -> list[str]:
 
 
 def _by_class(top: Path, names: Mapping[str, str]) -> dict[str, list[str]]:
-    """List the images of each class, by wnid; both in order."""
+    """List the images of each class by wnid; images and classes are sorted."""
     found = _by_folder(top)
     if unknown := [folder for folder in found if folder not in names]:
         raise UserError(
@@ -168,7 +168,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _class_names(*places: Path) -> dict[str, str]:
-    """Read class names by wnid from the first of `places` that is there."""
+    """Read class names by wnid from the first of `places` that exists."""
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(

@@ -59,7 +59,7 @@ class ImageDataset(Protocol):
         """Decode one item to an RGB image."""
 
     def fingerprint(self, items: Sequence[Item]) -> str:
-        """Hash whatever decides what `items` look like, without decoding them."""
+        """Hash everything that decides what `items` look like, without decoding them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class ImageFiles:
             reason = "not an image" if path.stat().st_size else "the file is empty"
             raise DamagedImageError(path, reason) from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have none
+            if (
+                isinstance(error, OSError) and error.errno is not None
+            ):  # Errors that Pillow raises itself have no errno.
                 raise UserError(f"cannot read the image {path}: {error.strerror}.") from error
             raise DamagedImageError(path, str(error)) from error
 
@@ -118,7 +120,7 @@ class ImageFiles:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits a channel; Pillow alone would cut greys of 16 bits off at 255.
+    """Convert to 8 bits per channel. Pillow's own conversion would cut 16-bit greys off at 255.
 
     Raises:
         ValueError: the values have no range that is known to be black to white.

@@ -30,7 +30,7 @@ _CHUNK_CACHE_BYTES = 1 << 25
 
 
 class DamagedCloudError(UserError):
-    """A point cloud cannot be read, or is none that can be drawn."""
+    """A point cloud cannot be read, or cannot be drawn."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(where, reason)
@@ -89,15 +89,15 @@ class PointClouds(ABC):
 
     @abstractmethod
     def fingerprint(self, items: Sequence[Item]) -> str:
-        """Hash whatever decides what `items` look like."""
+        """Hash everything that decides what `items` look like."""
 
     @abstractmethod
     def _points(self, item: Item) -> NDArray[np.float32]:
-        """Read or make the points `[P, 3]` of one cloud, wherever they lie in space."""
+        """Read or make the points `[P, 3]` of one cloud; they need not be centred."""
 
     @abstractmethod
     def _where(self, item: Item) -> str:
-        """Name one cloud to the user."""
+        """Name one cloud in a message."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class HDF5Clouds(PointClouds):
     def fingerprint(self, items: Sequence[Item]) -> str:
         """Hash the key and label of every item, and the size and modification time of its file.
 
-        The size alone would not do: uncompressed, other points take the same.
+        The size is not enough: in an uncompressed file, other points take the same space.
         """
         digest = hashlib.sha256()
         files: dict[str, str] = {}
@@ -184,7 +184,7 @@ def read_rows(
 def hold_out(train: Sequence[Item], class_names: Sequence[str]) -> tuple[list[Item], list[Item]]:
     """Divide the clouds of a dataset without validation split: a fifth of each class becomes val.
 
-    The draw depends on the class's name and number of clouds alone, so a class that two datasets
+    The draw depends only on the class's name and number of clouds, so a class that two datasets
     share is divided alike. A class of two clouds or more keeps one on either side.
 
     Returns:
@@ -200,7 +200,7 @@ def hold_out(train: Sequence[Item], class_names: Sequence[str]) -> tuple[list[It
 
 @lru_cache(maxsize=16)
 def _opened(path: Path, process: int) -> "h5py.File":
-    """Open a file once in each process, for a handle does not survive a fork.
+    """Open a file once in each process, because a handle does not survive a fork.
 
     The cache holds the chunks that a band of rows shares, lest each row decompress them again.
     """

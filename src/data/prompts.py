@@ -1,4 +1,4 @@
-"""The prompts that stand for a class: templates with its name, or sentences of its own."""
+"""The prompts of a class: templates filled with its name, or sentences written for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,11 +28,11 @@ def make_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[l
 
 
 def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
-    """Read prompts of each class's own: JSON, `{class name: [prompt, ...]}`.
+    """Read a file with the prompts of each class: JSON, `{class name: [prompt, ...]}`.
 
     The form in which CuPL (Pratt et al., ICCV 2023) published its prompts. A class is found by its
     name or, failing that, by the only name that differs from it in nothing but upper case and in
-    underscores for spaces. Prompts of further classes are left alone: a file for all of ImageNet
+    underscores for spaces. Prompts of further classes are ignored: a file for all of ImageNet
     serves a dataset of some of its classes.
 
     Returns:

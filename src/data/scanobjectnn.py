@@ -32,7 +32,7 @@ FILES = {
     "obj_bg": "main_split/{}_objectdataset.h5",
     "obj_only": "main_split_nobg/{}_objectdataset.h5",
 }
-"""By variant: perturbed boxes (the hardest), objects with background, and objects alone.
+"""The files of each variant: perturbed boxes (the hardest), objects with background, objects only.
 
 11,416 + 2,882 clouds for training and testing, and 2,309 + 581 of either of the others.
 """

@@ -18,9 +18,9 @@ from src.data.point_clouds import PointClouds
 from src.errors import UserError, require_integer
 
 _NOISE = 0.01
-"""Standard deviation, for solids about 2 high or wide."""
+"""Standard deviation of the noise, for solids that are about 2 high or wide."""
 _SEGMENTS = 32
-"""Flat faces that stand for a full turn of a curved surface."""
+"""How many flat faces replace a full turn of a curved surface."""
 
 Triangles = Float[np.ndarray, "t 3 3"]
 """The surface of a solid: three corners of each triangle, x, y (upwards), z."""
@@ -103,7 +103,9 @@ def sample(triangles: Triangles, count: int, generator: np.random.Generator) -> 
     double_areas = np.linalg.norm(normals, axis=1)
     rows = generator.choice(len(triangles), count, p=double_areas / double_areas.sum())
     u, v = generator.random((2, count, 1))
-    u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))  # back from the parallelogram's other half
+    u, v = np.where(
+        u + v > 1, (1 - u, 1 - v), (u, v)
+    )  # Points in the other half of the parallelogram are mirrored back.
     points = corner[rows] + u * (first - corner)[rows] + v * (second - corner)[rows]
     return Sample(points, (normals / double_areas[:, None])[rows])
 
@@ -210,7 +212,7 @@ def _revolution(
 def _extrusion(
     outline: Float[np.ndarray, "k 2"], half_depth: float, centre: tuple[float, float] = (0, 0)
 ) -> Triangles:
-    """Give depth to an outline (x, y), all of which is seen from `centre`."""
+    """Give depth to an outline (x, y) whose every point is visible from `centre`."""
     front = np.column_stack([outline, np.full(len(outline), half_depth)])
     back = front * (1, 1, -1)
     sides = _quadrilaterals(front, np.roll(front, -1, 0), np.roll(back, -1, 0), back)
@@ -233,7 +235,7 @@ def _quadrilaterals(
 
 
 def _solid_only(triangles: Triangles) -> Triangles:
-    """Drop triangles without area, as those at the poles of a sphere."""
+    """Drop triangles without area, such as those at the poles of a sphere."""
     corner, first, second = np.moveaxis(triangles, 1, 0)
     area = np.linalg.norm(np.cross(first - corner, second - corner), axis=1)
     kept: Triangles = triangles[area > 1e-12]

@@ -1,4 +1,4 @@
-"""Text files that describe datasets, the user's own and published ones, and names in messages."""
+"""Reading text files that describe datasets, and writing names in messages."""
 
 import difflib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from src.errors import UserError
 
 SHOWN = 5
-"""Names that a message lists at most."""
+"""How many names a message lists at most."""
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:

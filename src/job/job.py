@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> float:
         method = assembly.make_method(cfg, head, len(source.class_names))
         support = assembly.make_support(cfg, source, head)
         data = assembly.make_data(cfg, source, method.inputs, support)
-        # Whatever is wrong with further datasets shows before anything is trained.
+        # Anything wrong with further datasets shows before anything is trained.
         elsewhere = [shift.test_features(cfg, other, method.inputs) for other in others]
     training = cfg.method.training
     trainer = assembly.make_trainer(

@@ -124,7 +124,7 @@ def correct_interval(
     gain.scatter_(1, own, 0)
     crossing = ahead.neg_().div_(gain)
     if (undefined := crossing.isnan()).any():
-        # Of equal lines the first wins, as argmax has it; where logits overflow, nothing is right.
+        # The first of equal lines wins, as in argmax; where logits overflow, nothing is right.
         later = torch.arange(base.shape[1], device=base.device) > own
         bound = torch.where(later & (gain == 0), -math.inf, math.inf)
         crossing = torch.where(undefined, bound, crossing)

@@ -1,7 +1,7 @@
 """Pretrain `tiny` and write it where the backbone of that name is read from.
 
 `python -m src.pretrain` remakes the weights in the repository; on two cores it takes about ten
-minutes. `--steps 0` keeps the weights that are there, and learns the names of solids alone.
+minutes. `--steps 0` keeps the weights that are there, and learns only the names of solids.
 """
 
 import argparse

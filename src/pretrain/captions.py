@@ -1,4 +1,4 @@
-"""What can be said of a glyph: every pretraining caption, and the words that `tiny` knows.
+"""Every pretraining caption of a glyph, and the words that `tiny` knows.
 
 A caption names the class and at most one attribute, so whether it is true of an image is a look
 at two indices. Words that occur in no caption keep a token embedding of exactly zero.

@@ -11,7 +11,7 @@ from src.data.solids import Triangles, sample
 
 _POINTS = 8_000
 _COVERED = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
-"""Each point covers 2 × 2 pixels of twice the final size: hardly one of the near side is missed."""
+"""The 2 × 2 pixels, at twice the final size, that each point covers, so that few are missed."""
 
 
 def shade(

@@ -1,7 +1,7 @@
-"""The second stage of pretraining: `tiny` learns the names of solids, and nothing else changes.
+"""The second stage of pretraining: `tiny` learns the names of solids; no other weight changes.
 
 Only the rows of the token table that belong to those names are learned; they were zero. The image
-tower has seen glyphs alone and stays as it is, so what it makes of a solid is what a text feature
+tower has seen only glyphs and stays as it is, so what it makes of a solid is what a text feature
 has to match. Everything that `tiny` said before, it says still, bit for bit.
 """
 
@@ -28,7 +28,7 @@ _TABLE = "token_embedding.weight"
 _STEPS = 400
 _LEARNING_RATE = 0.02
 _INITIAL = 0.1
-"""Standard deviation of the rows at first, as of those that the first stage learned."""
+"""Standard deviation of the rows at first, equal to that of the rows of the first stage."""
 
 
 def learn_solids(folder: Path, renderings: int, seed: int) -> None:
@@ -61,9 +61,9 @@ def new_words() -> Int64[Tensor, " w"]:
 
 
 def _image_features(model: CLIP, renderings: int, seed: int) -> Float[Tensor, "k n d"]:
-    """Shade `renderings` solids of each kind, none of them in the dataset; unit features."""
+    """Shade `renderings` solids of each kind that are not in the dataset; return unit features."""
     images = [
-        # The dataset has the numbers of its splits where this has one more.
+        # Where the dataset has the number of a split, this has a number that no split has.
         shade(make(kind, generator), IMAGE_SIZE, generator)
         for label, kind in enumerate(KINDS)
         for generator in (

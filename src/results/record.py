@@ -18,7 +18,7 @@ FILE = "result.json"
 FAILURE = "failure.json"
 """What a job leaves that failed: `message`, and `command`, which runs it again."""
 VERSION = 2
-"""Of the record. Version 1 had `AT_THE_TOP` as fields, and not those that have a default."""
+"""The record's version. Version 1 had `AT_THE_TOP` as fields, and none that have a default."""
 VERSIONED = ("torch", "lightning", "open_clip_torch", "torchmetrics", "hydra-core")
 AT_THE_TOP = ("accuracy", "mean_class_accuracy", "ece")
 """Metrics that the file holds beside `metrics` as well, where other programs look for them."""

@@ -95,7 +95,7 @@ def remove_entries(store: FeatureStore, pattern: str) -> None:
 
 
 def _size(folder: Path) -> int:
-    # without the temporary files of a run, which may be gone by the time they are looked at
+    # Temporary files are left out: a running process may have removed them meanwhile.
     return sum(path.stat().st_size for path in folder.glob("[!.]*"))
 
 

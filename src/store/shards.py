@@ -70,7 +70,7 @@ def check_shard(path: Path, rows: range, expected: str | None = None) -> None:
 
 
 def _checksum(rows: range, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over which rows these are and the names, dtypes, shapes and values of the tensors.
+    """Compute SHA-256 over the row numbers and the tensors' names, dtypes, shapes and values.
 
     It is the shard's only metadata: safetensors writes several in random order.
     """

@@ -1,4 +1,4 @@
-"""The feature store on disk: extract once, read memory-mapped ever after.
+"""The feature store on disk: features are extracted once and then read memory-mapped.
 
 An entry is a folder `<root>/<dataset>/<split>-<backbone>-<hash of the key>` of safetensors shards,
 each with a checksum of its own, and a `manifest.json` that is written last: an entry without one
@@ -92,7 +92,9 @@ class FeatureStore:
                 writer = EntryWriter(folder, key, rows, rows_per_shard, about, pending, disk)
                 if leader and not entry:
                     clean(folder, set(range(shard_count(rows, rows_per_shard))) - set(pending))
-                    if not pending:  # interrupted between the last shard and the manifest
+                    if (
+                        not pending
+                    ):  # A run was interrupted between the last shard and the manifest.
                         writer.finish()
                 yield writer
                 writer.wait()

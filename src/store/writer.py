@@ -27,7 +27,7 @@ from src.store.shards import (
 )
 
 AT_ONCE = 2
-"""Shards that are written at a time."""
+"""How many shards are written at the same time."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 class EntryWriter:
     """Writes the missing shards of an entry, from one process or from every rank of a job.
 
-    The disk works behind: while one shard waits for it, the next one's checksum is computed.
+    The disk works in the background: while one shard is written, the checksum of the next one is
+    computed.
 
     Attributes:
         pending: indices of the shards that were missing when writing began.
@@ -80,7 +81,7 @@ class EntryWriter:
             self.begun.pop(0).result()
 
     def finish(self) -> None:
-        """Write the manifest; in a job of several processes, rank 0 alone, after all have written.
+        """Write the manifest; of several processes, only rank 0 does, after all have written.
 
         Raises:
             RuntimeError: a shard was never written.
@@ -93,7 +94,9 @@ class EntryWriter:
             path = self.path / shard_name(index)
             if not path.exists():
                 raise RuntimeError(f"{path} was never written")
-            flush(path)  # before the manifest says that it is sound
+            flush(
+                path
+            )  # The content must be on the disk before the manifest says that it is sound.
             with safe_open(path, framework="pt") as shard:
                 metadata = shard.metadata()
                 found = {name: describe(shard.get_tensor(name)) for name in shard.keys()}  # noqa: SIM118

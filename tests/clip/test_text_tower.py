@@ -78,7 +78,7 @@ def test_tiny_gives_the_features_of_its_own_prompts():
 
 
 def test_gradients_of_the_context_are_those_of_whole_prompts(load):
-    """Of the plain way: every class's whole prompt, padding included, through the tower."""
+    """The plain way: every class's whole prompt, padding included, goes through the tower."""
     clip = load()
     tower = TextTower(clip)
     prefix, suffixes, ends = words_as_context(clip, tower)

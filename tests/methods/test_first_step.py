@@ -1,4 +1,4 @@
-"""One step of training each adapter, against the paper's formula and torch alone."""
+"""One step of training each adapter, against the paper's formula in plain torch."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ def train_one_step(head, support):
 
 
 def plain_step(parameters, logits, label, label_smoothing=0.0):
-    """The same step with torch alone; `logits` is computed from `parameters`."""
+    """The same step in plain torch; `logits` is computed from `parameters`."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4)
     cross_entropy(logits, label, label_smoothing=label_smoothing).backward()
     optimizer.step()

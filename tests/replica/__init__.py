@@ -21,7 +21,7 @@ def make(
 ) -> Path:
     """Make `dataset` below `data`, `per_class` images per class and split; returns its folder.
 
-    ImageNet's training split gets four times as many. Its shifts have test images alone, and two of
+    ImageNet's training split gets four times as many. Its shifts have only test images, and two of
     them, like the real ones, not of every class. Beside the images lies what true folders hold too.
     """
     if dataset in LAYOUTS:

@@ -277,7 +277,7 @@ def flip(path: Path) -> None:
 def truncate(path: Path) -> None:
     modified = path.stat().st_mtime_ns
     path.write_bytes(path.read_bytes()[:-1])
-    os.utime(path, ns=(modified, modified))  # the size alone tells
+    os.utime(path, ns=(modified, modified))  # only the size shows it
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
