@@ -4,8 +4,8 @@
 class UserError(Exception):
     """A mistake in the configuration, the data or the environment.
 
-    The message names the file or key and the remedy. Command lines print only the message, without a
-    traceback, and exit with code 2; every other exception is a bug and keeps its traceback.
+    The message names the file or key and the remedy. Command lines print only the message and exit
+    with code 2. Every other exception is a bug and keeps its traceback.
     """
 
 
