@@ -52,7 +52,7 @@ def run(module: str, *arguments: object, **environment: str) -> subprocess.Compl
         )
         process.start()
         process.join(timeout=300)
-        process.kill()  # if it hangs
+        process.kill()  # It may hang.
         output, errors = (stream.read_text() for stream in streams)
     return subprocess.CompletedProcess([module, *words], process.exitcode, output, errors)
 
@@ -66,11 +66,11 @@ def _be_command(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    atexit._clear()  # what this process was forked with is not its own to clean up
+    atexit._clear()  # The parent cleans up what it registered before the fork.
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        atexit._run_exitfuncs()  # Multiprocessing does not run them.
 
 
 def calipers(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ def jobs(folder: Path) -> list[Path]:
 
 
 def refusal(folder: Path, *arguments: object) -> str:
-    """Run `src.run` to its refusal in this process, which saves it the imports; the message."""
+    """Run `src.run` in this process, which has the imports; return the message of its refusal."""
     from src.command_line import run_command
     from src.run import main
 

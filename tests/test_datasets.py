@@ -180,7 +180,7 @@ def test_prepare_says_what_to_put_where_by_hand(tmp_path):
 def test_every_dataset_runs_with_every_kind_of_method(names, methods, tmp_path):
     for name in {*names, "imagenet"}:
         replica.make(name, tmp_path / "data", per_class=4)
-    # What is named as in ImageNet's own file needs no copy of it.
+    # A dataset that uses ImageNet's own names needs no copy of the file.
     (tmp_path / "data/imagenetv2/classnames.txt").unlink(missing_ok=True)
     done = calipers(
         tmp_path, "-m", f"dataset={','.join(names)}", f"method={','.join(methods)}",

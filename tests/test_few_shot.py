@@ -91,7 +91,7 @@ def test_a_seed_makes_a_run_repeatable_bit_for_bit(sweep, tmp_path, method):
 
 
 def test_a_run_does_not_depend_on_whether_its_features_were_stored(sweep, tmp_path):
-    """The sweep found what clip_adapter needs in the store; here it is extracted first."""
+    """The sweep found the features of clip_adapter in the store; here they are extracted first."""
     arguments = ("method=clip_adapter", "shots=4", "seed=0", "logger=none", "save_predictions=true")
     done = calipers(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr

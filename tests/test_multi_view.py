@@ -142,7 +142,7 @@ def replicas(tmp_path_factory):
 def test_every_method_runs_on_the_published_layouts(name, replicas, tmp_path, command):
     (settings, classes), few = replicas, ("backbone=tiny", "shots=1", "logger=none")
     arguments = [*f"dataset={name}".split(), *settings[name], *few]
-    # CoOp puts the names themselves after its context, and tiny reads none but letters.
+    # CoOp puts the names themselves after its context, and tiny reads only letters.
     trained = (*TRAINED, "coop") if name == "modelnet40" else TRAINED
     if name in SCANNED[1:]:
         trained = ("tip_adapter_f",)  # other files of the same layout
@@ -155,7 +155,7 @@ def test_every_method_runs_on_the_published_layouts(name, replicas, tmp_path, co
         answers = outcome.Outcome.read(job / outcome.FILE)
         assert answers.class_names == classes[name]
         assert sorted(answers.label) == sorted([*range(len(classes[name]))] * 3)
-    # What a class looks like is what its prompt says: names in another order would be at chance.
+    # A class looks like what its prompt says: in another order, accuracy would be chance.
     assert Result.read(found[0] / "result.json").accuracy > 200 / len(classes[name])
 
 

@@ -31,7 +31,7 @@ class Encoder(LightningModule):
         self.clip, self.names = clip, names
 
     def setup(self, stage: str) -> None:
-        if self.trainer.strategy.root_device.type == "cpu":  # where it was measured
+        if self.trainer.strategy.root_device.type == "cpu":  # It was measured on processors only.
             self.clip.to(memory_format=torch.channels_last)
 
     def predict_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:

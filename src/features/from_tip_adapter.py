@@ -1,4 +1,4 @@
-"""`python -m src.features.from_tip_adapter`: Tip-Adapter's feature cache to the public format.
+"""`python -m src.features.from_tip_adapter`: convert Tip-Adapter's feature cache.
 
 The cache (Zhang et al., ECCV 2022, the authors' release) is a folder with `test_f.pt`, `val_f.pt`
 `[n, d]`, `test_l.pt`, `val_l.pt` `[n]`, `keys_Kshots.pt` `[d, K·c]` and `values_Kshots.pt`

@@ -20,7 +20,7 @@ from src.features.source import ImageFeatures
 
 
 class DepthMapClip(FrozenClip):
-    """The frozen CLIP, reading point clouds where it would read images.
+    """The frozen CLIP that reads point clouds in place of images.
 
     Points `[n, p, 3]` are float32 whose bits are held in int32: Lightning rounds the floats of a
     batch to the precision that CLIP computes in, and bfloat16 would move points by whole pixels.
@@ -77,7 +77,7 @@ class PointCloudFeatures(ImageFeatures):
 
     def __init__(self, dataset: PointClouds, batch_size: int, **settings: Any) -> None:
         """Take what `ImageFeatures` does; `batch_size` counts depth maps."""
-        clouds: Any = dataset  # extraction hands what it loads to CLIP, which here reads points
+        clouds: Any = dataset  # Extraction passes what it loads to CLIP, which reads points here.
         super().__init__(dataset=clouds, batch_size=max(1, batch_size // dataset.views), **settings)
         self.n_views = dataset.views
 

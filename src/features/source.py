@@ -149,7 +149,7 @@ class ImageFeatures:
 
     @cached_property
     def precision(self) -> str:
-        """Lightning's name of the precision that image features are computed in."""
+        """Lightning's name of the precision in which image features are computed."""
         return resolve(self._asked_precision, self._trainer)
 
     @property

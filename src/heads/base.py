@@ -45,7 +45,7 @@ GIVEN = {
 
 
 class ContractError(TypeError):
-    """A head does not keep the contract: an error of the one who wrote it, not of the user."""
+    """A head does not keep the contract: its author made the mistake, not the user."""
 
 
 class Head(nn.Module):
@@ -222,7 +222,7 @@ def _do_not_miss_frozen(head: Any, incompatible: Any) -> None:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Say whether a value from YAML is of the annotated type; an int will do for a float."""
+    """Say whether a value from YAML has the annotated type; an int is accepted for a float."""
     if get_origin(annotation) is UnionType:
         return any(_fits(value, one) for one in get_args(annotation))
     if annotation is None or annotation is NoneType:

@@ -11,15 +11,15 @@ from src.errors import UserError
 from src.heads.base import Head
 
 AFFINITIES_PER_CHUNK = 2**21
-"""What is computed at once: enough for the processor, few enough for its cache."""
+"""How many affinities are computed at once: enough to be fast, few enough for the cache."""
 LARGEST_FACTOR = 40.0
-"""An affinity is a cosine times the factor: up to here, its exponential is a float32."""
+"""The largest attention factor whose affinities have exponentials within float32."""
 SHORTEST = 1e-12
-"""Below it a feature counts as zero, as in torch's `normalize`."""
+"""Features that are shorter count as zero, as in torch's `normalize`."""
 
 
 class Calip(Head):
-    """Blend CLIP's logits with those of attended text and attended image features.
+    """Blends CLIP's logits with those of attended text and attended image features.
 
     With `f` the global, `F` `[s, d]` the spatial and `T` `[c, d]` the text features, all
     normalised, and the affinity `A = attention_factor · F Tᵀ` `[s, c]` (section 3.2; the factor

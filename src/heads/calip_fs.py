@@ -115,7 +115,7 @@ class CalipFS(Calip):
 
 
 class _Residual(nn.Module):
-    """The linear layer `x + x Wᵀ`: the identity at first, and what weight decay returns it to."""
+    """The linear layer `x + x Wᵀ`: it begins as the identity, to which weight decay draws it."""
 
     def __init__(self, like: Float[Tensor, "c d"]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class _Residual(nn.Module):
 
 
 class _Layers(nn.Module):
-    """One modality's layers: query, key and value before the attention, output after it."""
+    """The layers of one modality: query, key and value before the attention, output after it."""
 
     def __init__(self, like: Float[Tensor, "c d"]) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from src.heads.base import Head
 
 REDUCTION = 4
-"""Width of the features over that of the bottleneck."""
+"""How many times as wide as the bottleneck the features are."""
 
 
 class ClipAdapter(Head):

@@ -69,7 +69,9 @@ class LinearProbe(Head):
         """Fit the regression at `c` and keep it, `c` included."""
         regression = _regression(self._features, self._label, c)
         weight, bias = regression.coef_, regression.intercept_
-        if len(self.weight) == 2:  # scikit-learn keeps the second class's logit, the first's is 0
+        if (
+            len(self.weight) == 2
+        ):  # Of two classes, scikit-learn keeps the logit of the second; that of the first is 0.
             weight, bias = (np.concatenate([np.zeros_like(part), part]) for part in (weight, bias))
         self.weight.copy_(torch.from_numpy(weight))
         self.bias.copy_(torch.from_numpy(bias))
@@ -115,7 +117,7 @@ def _regression(
 ) -> LogisticRegression:
     """Fit by L-BFGS with an L2 penalty, scikit-learn's defaults, over all classes jointly."""
     with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-        # One image per class is a case of ours, where scikit-learn suspects a regression.
+        # With one image per class, scikit-learn warns that this may be a regression problem.
         warnings.filterwarnings("ignore", message="The number of unique classes")
         # NumPy's and SciPy's BLAS keep a pool of threads each. On a busy machine they wait for
         # each other: 16 s instead of 0.9 s for 1,600 x 512 features of 100 classes on 2 cores.

@@ -1,4 +1,4 @@
-"""Point clouds: what a head says of each depth map, weighted and summed (PointCLIP, eq. 4)."""
+"""Point clouds: the weighted sum of a head's logits for each depth map (PointCLIP, eq. 4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ class MultiView(Head):
     weights: Tensor
 
     def __init__(self, head: Head, view_weights: Sequence[float]) -> None:
-        """Weigh the views, from 0 up, in proportion.
+        """Set the weights of the views, from 0 up; only their proportions matter.
 
         Raises:
             UserError: a weight is negative, all are 0, or their sum is not finite.

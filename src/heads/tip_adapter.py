@@ -60,7 +60,7 @@ class TipAdapter(Head):
         self.cache_size = cache_size
 
     def prepare(self, support: Support) -> None:
-        """Make the cache: a key is the normalised mean over an image's views of raw features.
+        """Make the cache: a key is the normalised mean of the raw features of an image's crops.
 
         Raises:
             UserError: a class has fewer images than `cache_size`.
@@ -93,8 +93,8 @@ class TipAdapter(Head):
         return clip, (self.keys @ global_features.T).sub_(1)
 
     def _votes(self, nearness: Float[Tensor, "n_s n"], beta: float) -> Float[Tensor, "n c"]:
-        # The product with the one-hot V, without its n_s · c · n multiplications by 0. In place:
-        # at ImageNet's size, memory that is allocated again takes longer than the arithmetic.
+        # This is the product with the one-hot V, without its n_s · c · n multiplications by 0. It
+        # works in place: at ImageNet's size, allocating memory takes longer than the arithmetic.
         votes = nearness.new_zeros(len(self.text), nearness.shape[1])
         return votes.index_add_(0, self.label, (beta * nearness).exp_()).T
 

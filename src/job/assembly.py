@@ -128,7 +128,7 @@ def make_head(cfg: DictConfig, source: FeatureSource, chosen: Mapping[str, Any])
     settings = _settings(cfg)
     settings |= {name: value for name, value in chosen.items() if name in settings}
     given = {name: getattr(source, name) for name in head_class.given}
-    # Seeded here: what was loaded or computed before this may have used up random numbers.
+    # The seed is set here because what was loaded before may have used random numbers.
     seed_everything(cfg.seed, verbose=False)
     head: Head = head_class(**given, **settings)
     check_built(head)

@@ -31,7 +31,7 @@ class Answers(NamedTuple):
 
 
 class Method(LightningModule):
-    """Searches a head's settings and tests it: all that a method without a gradient does.
+    """Searches a head's settings and tests it, which is all that a method without a gradient does.
 
     `trainer.validate` makes the next of the `searches`, puts the best settings into the head and
     logs `validation_accuracy` (per cent). `surface` is what a search over two settings saw.

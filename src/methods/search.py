@@ -22,15 +22,15 @@ from torch import Tensor
 from src.errors import UserError
 from src.heads.base import Searchable
 
-# How far inside its interval a chosen value keeps, as a share of the interval's length in log:
-# on the very border an image's class is a matter of rounding.
+# How far a chosen value stays from the ends of its interval, as a share of the interval's length in
+# log: at an end, rounding decides the class of an image.
 MARGIN = 0.05
 
 NO_OUTER = 1.0
 """Stands for the outer value of a head that has no outer setting."""
 
 VIEW_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
-"""What the release of PointCLIP searches over (Zhang et al., CVPR 2022)."""
+"""The weights over which the release of PointCLIP searches (Zhang et al., CVPR 2022)."""
 
 
 @runtime_checkable
@@ -110,7 +110,7 @@ class Choice(NamedTuple):
 def correct_interval(
     base: Float[Tensor, "n c"], direction: Float[Tensor, "n c"], label: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Where on the line each image is classified correctly.
+    """Find where on the line each image is classified correctly.
 
     Returns:
         `low` and `high` `[n]`, float64: the class `label` has the highest logit of
@@ -119,7 +119,7 @@ def correct_interval(
     own = label.unsqueeze(1)
     ahead = base.gather(1, own) - base  # >= 0 where the own class leads at x = 0
     gain = direction.gather(1, own) - direction  # how fast the lead grows
-    # The own class bounds nothing; a parallel line that leads bounds everything, by 1 / 0.
+    # The image's own class sets no bound; a parallel line that leads excludes everything, by 1 / 0.
     ahead.scatter_(1, own, math.inf)
     gain.scatter_(1, own, 0)
     crossing = ahead.neg_().div_(gain)
@@ -276,7 +276,7 @@ class Search:
 def _count(
     low: NDArray[np.float64], high: NDArray[np.float64], values: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """How many of the open intervals (low, high) hold each value."""
+    """Count the open intervals (low, high) that hold each value."""
     real = low < high
     opened = np.searchsorted(np.sort(low[real]), values, side="left")
     closed = np.searchsorted(np.sort(high[real]), values, side="right")

@@ -83,7 +83,7 @@ def loaded(architecture: str) -> FrozenClip:
 
 
 def sharpened(clip: FrozenClip) -> FrozenClip:
-    """Make a ResNet's attention prefer some positions: at random weights all are much alike."""
+    """Make a ResNet's attention prefer some positions: with random weights they are too similar."""
     if hasattr(clip.model.visual, "attnpool"):
         clip.model.visual.attnpool.positional_embedding *= 10
         clip.model.visual.attnpool.k_proj.weight *= 10
@@ -306,7 +306,9 @@ def test_a_checkpoint_file_gives_its_weights(
 
 def save_archive(weights: dict, path: Path) -> None:
     """Save weights as OpenAI does, in a TorchScript archive."""
-    warnings.simplefilter("ignore", FutureWarning)  # OpenAI's files outlive torch.jit's welcome
+    warnings.simplefilter(
+        "ignore", FutureWarning
+    )  # OpenAI's files are older than torch.jit's deprecation.
     root = nn.Module()
     for key, value in weights.items():
         *parents, name = key.split(".")

@@ -18,7 +18,7 @@ def turn(angle, first, second):
 
 
 def plain(points, views):
-    """One point after another, in float32 as the real thing."""
+    """Draw one point after another, in float32 as the real code does."""
     f = np.float32
     maps = np.zeros((len(points), views, 128, 128))
     for maps_of_cloud, cloud in zip(maps, points.numpy(), strict=True):
@@ -53,7 +53,7 @@ def cloud(seed, n=2, p=40, spread=1.0):
 @settings(max_examples=15)
 @given(st.integers(0, 2**31), st.sampled_from([6, 10]), st.sampled_from([0.02, 0.4, 2.0]))
 def test_it_is_a_loop_over_points_wherever_they_lie(seed, views, spread):
-    """Piled onto few pixels, in the unit sphere, and behind the camera or outside the frame."""
+    """Points on few pixels, in the unit sphere, and behind the camera or outside the frame."""
     check(cloud(seed, spread=spread), views)
 
 

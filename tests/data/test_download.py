@@ -23,7 +23,7 @@ TEXT = {**IMAGES, "set/read_me.txt": b"not wanted"}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path; `resumable` and `drop_after` decide how badly."""
+    """Serves `files` by path; `resumable` and `drop_after` say which faults it has."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -348,7 +348,7 @@ def test_another_file_is_named_and_never_overwritten(server, tmp_path):
 
 def test_processes_at_once_share_one_transfer(server, tmp_path):
     download = server.download("set.zip", zipped(TEXT), "images", "set/images")
-    server.pause_s = 1  # long enough for the others to come along
+    server.pause_s = 1  # This is long enough for the other processes to arrive.
     code = "import sys; from src.data.download import *; fetch(Download(*sys.argv[1:]), Path('.'))"
     command = [sys.executable, "-c", code, download.url, download.checksum, "images", "set/images"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

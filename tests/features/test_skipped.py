@@ -57,7 +57,7 @@ def source(images, tmp_path):
 
 @pytest.fixture
 def damage(images):
-    """Alters images, or mends them, and no size and time shows it: they keep their entry."""
+    """Damages or repairs images without changing size and time, so that their entry is kept."""
     intact = {}
 
     def write(key, content):

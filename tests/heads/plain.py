@@ -1,4 +1,4 @@
-"""The papers' mathematics, one image at a time: slow, and plainly what the papers say."""
+"""The papers' mathematics, one image at a time: slow, but obviously what the papers say."""
 
 import math
 

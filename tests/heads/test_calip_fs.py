@@ -202,7 +202,7 @@ def test_the_first_step_of_adamw_equals_a_plain_one():
             step = step.view_as(weight)
             rise = loss_of({name: weight + step}) - loss_of({name: weight - step})
             gradient.view(-1)[place] = rise / 2e-5
-        # The first moments, their bias corrected, are the gradient and its square.
+        # After bias correction, the first moments are the gradient and its square.
         expected = weight * (1 - rate * decay) - rate * gradient / (gradient.abs() + epsilon)
         torch.testing.assert_close(head.get_parameter(name).data, expected, atol=1e-6, rtol=0)
 

@@ -128,7 +128,7 @@ def test_evaluation_computes_the_text_once_for_each_context():
         seen.append(fresh.detach())
         nn.functional.cross_entropy(fresh, torch.arange(4)).backward()
         optimizer.step()
-    assert not torch.equal(head(images(4)), seen[-1])  # nor is the last step missed in evaluation
+    assert not torch.equal(head(images(4)), seen[-1])  # Evaluation sees the last step too.
     head.train()
     assert head(images(4)).requires_grad
 

@@ -104,7 +104,7 @@ def test_chooses_c_as_lpclip_does_and_leaves_the_head_alone():
         right = (head(validation).argmax(dim=1) == expected).float().mean()
         assert accuracy == pytest.approx(100 * float(right))
         exponents.append(np.log10(c))
-    assert len({round(exponent, 2) for exponent in exponents}) > 3  # the search does move
+    assert len({round(exponent, 2) for exponent in exponents}) > 3  # The search does change C.
 
 
 def test_one_image_per_class_is_fitted_without_a_warning():

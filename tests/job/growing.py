@@ -6,7 +6,7 @@ from src.heads.zero_shot import ZeroShot
 
 
 class Growing(ZeroShot):
-    """Keeps the images that it has seen, and lets them move what it makes of the next ones."""
+    """Keeps the images that it has seen, and shifts the features of the next ones by them."""
 
     def __init__(self, text, logit_scale):
         super().__init__(text, logit_scale)

@@ -5,7 +5,7 @@ from src.data.solids import KINDS, make
 from src.pretrain.shading import shade
 
 AMBIENT, COLOUR = 0.25, 0.64
-"""The middle of their ranges."""
+"""A generator that always draws the middle of a range."""
 
 
 def rendering(kind: str, *seed: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_the_side_towards_the_lamp_is_the_bright_one():
 def test_only_the_near_side_is_seen():
     behind = shaded_ball((0, 0, -1), 0)
     inside = behind[behind > 0.05]
-    assert inside.std() < 0.15 * inside.mean()  # nothing but ambient light
+    assert inside.std() < 0.15 * inside.mean()  # There is only ambient light.
 
 
 def test_a_ball_is_round_and_the_ground_is_around_it():

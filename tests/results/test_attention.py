@@ -36,7 +36,7 @@ def test_positions_are_drawn_row_by_row_and_share_one_scale(tmp_path):
     warmth = pixels[:, :, RED] - pixels[:, :, BLUE]
     quarter, upper, lower = 50, 80, 180
     for column in (LEFT, RIGHT):
-        assert abs(warmth[lower, column + quarter]) <= 6  # even is white
+        assert abs(warmth[lower, column + quarter]) <= 6  # An even map is white.
         assert abs(warmth[upper, column - quarter]) <= 6
     assert warmth[upper, LEFT + quarter] > 20
     assert warmth[upper, RIGHT + quarter] < -20

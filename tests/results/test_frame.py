@@ -13,7 +13,7 @@ from tests.results.test_record import made_up
 
 
 def run(folder: Path, config=None, overrides=("a=b c",), **changes):
-    """Leave behind what a run does, made up."""
+    """Write the files that a run leaves, with invented content."""
     (folder / ".hydra").mkdir(parents=True)
     seed = changes.get("seed", 0)
     OmegaConf.save(config or {"seed": seed}, folder / ".hydra/config.yaml")

@@ -1,4 +1,4 @@
-"""The page's content, from made-up runs; what it looks like is `tests/test_report.py`'s."""
+"""The page's content, from invented runs; `tests/test_report.py` looks at how it is displayed."""
 
 import base64
 import re

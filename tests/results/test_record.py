@@ -24,7 +24,7 @@ RESULT = Result(
 
 
 def made_up(accuracy=81.5, **changes):
-    """Make the result of a run up."""
+    """Invent the result of a run."""
     return replace(RESULT, metrics={**RESULT.metrics, "accuracy": accuracy}, **changes)
 
 
