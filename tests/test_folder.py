@@ -98,7 +98,7 @@ def test_a_mistake_ends_in_one_message(tmp_path, arguments, message):
     assert not (tmp_path / "features").exists()
 
 
-def test_test_images_alone_serve_whoever_needs_no_others(tmp_path, letters):
+def test_only_test_images_are_enough_for_methods_that_need_no_others(tmp_path, letters):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/test").symlink_to(letters)
     arguments = ("dataset=folder", f"dataset.path={tmp_path}/mine", *TINY)

@@ -230,7 +230,7 @@ def check_words(
     """Refuse words that a model never saw in training: their rows of the token table are zero.
 
     Args:
-        prompts: of any length.
+        prompts: the prompts to check, of any length.
         tokenizer: open_clip's SimpleTokenizer.
         embedding: the model's token table.
         architecture: the model's name, for the message.

@@ -48,7 +48,7 @@ class Download:
     """One file or archive of a dataset.
 
     Attributes:
-        url: where it is, by http or https.
+        url: where the file lies; http or https.
         checksum: `md5:` or `sha256:` and the hexadecimal digest of what `url` serves.
         to: the path below the dataset's root at which the file or folder ends up. `.` is the root
             itself, for an archive that holds the whole dataset.

@@ -39,7 +39,7 @@ def read(
             and, for images that are divided already, `split`.
         class_names: a JSON object from label (the folder's name) to class name, or a text file
             with a label and its class name on each line; without it, labels are class names.
-        split_seed: of the draws.
+        split_seed: decides which images are drawn for which split.
 
     Returns:
         Classes and items sorted by label, then by name; `train` or `val` may be empty.

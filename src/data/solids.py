@@ -64,8 +64,8 @@ def read(per_class: Mapping[str, int], points: int, seed: int, views: int) -> So
 
     Args:
         per_class: how many clouds of each kind `train`, `val` and `test` have.
-        points: of each cloud.
-        seed: of all clouds; each depends on it, its split, kind and number, and on nothing else.
+        points: how many points each cloud has.
+        seed: decides all clouds; each depends only on it, its split, kind and number.
         views: how many depth maps of each cloud, 6 or 10.
 
     Raises:

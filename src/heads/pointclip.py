@@ -46,7 +46,7 @@ class PointClip(Head):
             logit_scale: the factor on cosine similarities.
             n_views: the number of views.
             residual_ratio: r, from 0 (plain CLIP) to 1.
-            fusion_init: where each view's a begins.
+            fusion_init: the initial value of each view's a.
             dropout: the share of features that training drops.
             label_smoothing: the share of the target that is spread over all classes in training.
         """

@@ -18,7 +18,7 @@ def augment(glyphs: Float[Tensor, "n s s"], strength: float) -> Float[Tensor, "n
 
     Args:
         glyphs: ink, 0 to 1, on a square canvas.
-        strength: of every distortion, 0 to 1; colour and polarity vary at any strength.
+        strength: how strong every distortion is, 0 to 1; colour and polarity vary at any strength.
 
     Returns:
         RGB images, 0 to 1. Their last step is the bicubic resize that open_clip's inference

@@ -21,8 +21,8 @@ def shade(
 
     Args:
         triangles: the solid's surface, around the origin.
-        size: of the image, in pixels.
-        generator: of all random choices.
+        size: height and width of the image, in pixels.
+        generator: makes all random choices.
 
     Returns:
         RGB, 0 to 1.

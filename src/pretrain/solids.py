@@ -39,7 +39,7 @@ def learn_solids(folder: Path, renderings: int, seed: int) -> None:
     Args:
         folder: as `src.pretrain.training.save` writes it.
         renderings: shaded images of each kind to learn from.
-        seed: of the renderings, the initial rows and the captions drawn.
+        seed: decides the renderings, the initial rows and the captions that are drawn.
     """
     weights = load_file(folder / WEIGHTS)
     words = new_words()

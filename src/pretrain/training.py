@@ -135,7 +135,7 @@ def train(
 
     Args:
         steps: optimiser steps, of 128 images each; the learning rate falls to zero over them.
-        seed: of the initial weights, the glyphs drawn, their captions and distortions.
+        seed: decides the initial weights, the glyphs, their captions and distortions.
         report: called after every step with its number, from 1, and its loss.
 
     Returns:

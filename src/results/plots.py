@@ -164,7 +164,7 @@ def reliability(outcome: Outcome, error: float) -> bytes:
     """Draw accuracy against confidence, and how many images each bin has.
 
     Args:
-        outcome: of a run.
+        outcome: the answers of a run.
         error: its expected calibration error, 0 to 1.
     """
     bins = outcome.reliability()
@@ -191,7 +191,7 @@ def search(outcome: Outcome, chosen: Sequence[float], on: str) -> bytes:
     """Draw the accuracy over the grid of two settings, with the chosen pair.
 
     Args:
-        outcome: of a run whose `search` is not None.
+        outcome: the answers of a run; its `search` is not None.
         chosen: the values that the run took, outer setting first.
         on: what the settings were chosen on.
     """

@@ -47,13 +47,13 @@ class Result:
         n_classes: among how many classes each image was classified.
         trainable_parameters: how many numbers training changed.
         epochs: epochs trained, 0 for methods without a gradient.
-        timings_s: by stage.
+        timings_s: seconds by stage.
         threads: how many threads torch computed with.
         peak_rss_mb: the peak of resident memory, in MB.
         published: the published accuracy that this run corresponds to, or None.
         config_hash: hash of everything in the configuration that can change the metrics.
-        versions: of Python and of the libraries that metrics depend on.
-        git_revision: of the code, `-dirty` with uncommitted changes, None outside a checkout.
+        versions: Python's, and those of the libraries that metrics depend on.
+        git_revision: the commit of the code, `-dirty` with uncommitted changes, None outside a checkout.
         started_at: ISO 8601, UTC, to the millisecond: the order of the runs of a sweep.
         command: what to type to have this run again.
         precision: Lightning's name of the precision in which CLIP computed the images' features;
@@ -64,7 +64,7 @@ class Result:
         settings_from: where the method's settings came from, as `rn50 on eurosat
             (conf/settings/calip.yaml)` or `defaults`; empty if it is not known.
         saw_test_images: the method looked at the unlabelled test images before it answered.
-        version: of the record.
+        version: the record's version.
     """
 
     dataset: str

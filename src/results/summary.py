@@ -70,7 +70,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     out of it.
 
     Args:
-        frame: of `src.results.frame.load`.
+        frame: what `src.results.frame.load` returns.
 
     Returns:
         One row per place, in order of appearance, with the averages last. The columns are those of

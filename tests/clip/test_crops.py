@@ -18,7 +18,7 @@ def transform(**settings):
     return CropTransform(INFERENCE, (16, 16), augmentation)
 
 
-def test_a_view_depends_on_the_image_and_its_number_alone():
+def test_a_crop_depends_only_on_the_image_and_its_number():
     look = transform()
     first = look(IMAGE, Crop(Item("a.jpg", 0), 0))
     torch.manual_seed(123)

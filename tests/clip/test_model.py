@@ -251,7 +251,7 @@ def test_classes_that_text_cannot_tell_apart_are_refused() -> None:
 # Loading
 
 
-def test_random_weights_are_reproducible_and_leave_the_generator_alone() -> None:
+def test_random_weights_are_reproducible_and_do_not_change_the_generator() -> None:
     torch.manual_seed(3)
     state = torch.random.get_rng_state()
     first = FrozenClip.load("RN50-quickgelu", None)
@@ -377,7 +377,7 @@ def test_files_that_hold_no_weights_are_refused(
         FrozenClip.load("small-tok", str(tmp_path / "whole.pt"))
 
 
-def test_a_local_folder_must_be_complete_and_alone(tmp_path: Path) -> None:
+def test_a_local_folder_must_be_complete_and_needs_no_tag(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     write_folder(folder, "small-tok")
     name = f"local-dir:{folder}"

@@ -321,7 +321,7 @@ def test_a_damaged_archive_put_by_hand_is_named_and_left(server, tmp_path):
     assert by_hand.read_bytes() == b"half"
 
 
-def test_what_is_there_is_left_alone(server, tmp_path):
+def test_what_is_there_is_not_changed(server, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/mine.png").touch()
     fetch(server.download("set.zip", zipped(TEXT), "images", "set/images"), tmp_path)

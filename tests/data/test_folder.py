@@ -80,7 +80,7 @@ def test_the_division_depends_on_the_seed_and_not_on_the_file_system(tmp_path, m
     assert keys(read(tmp_path)) == first
 
 
-def test_a_further_class_leaves_the_division_of_the_others_alone(tmp_path):
+def test_a_further_class_does_not_change_the_division_of_the_others(tmp_path):
     fill(tmp_path, {"b": 20, "c": 20})
     before = keys(read(tmp_path))
     fill(tmp_path, {"a": 20})
@@ -116,7 +116,7 @@ def test_without_val_a_fifth_of_each_class_of_train_becomes_val(tmp_path):
     )
 
 
-def test_test_images_alone_are_a_dataset(tmp_path):
+def test_only_test_images_are_a_dataset_too(tmp_path):
     fill(tmp_path / "test", {"a": 1, "b": 1})
     assert {split: len(items) for split, items in read(tmp_path).splits.items()} == {
         "train": 0, "val": 0, "test": 2,

@@ -96,14 +96,14 @@ def test_splits_depend_neither_on_creation_nor_on_listing_order(tmp_path, monkey
     assert imagenet.read(str(reversed_)).splits == first
 
 
-def test_images_of_one_class_leave_the_held_out_ones_of_another_alone(tmp_path):
+def test_images_of_one_class_do_not_change_which_of_another_are_held_out(tmp_path):
     before = imagenet.read(str(make_imagenet(tmp_path, [30, 40, 7])))
     fill(tmp_path / "images/train" / WNIDS[0], "another.JPEG")
     after = imagenet.read(str(tmp_path))
     assert files(after, "val", 1) == files(before, "val", 1)
 
 
-def test_test_images_alone_are_enough_for_methods_that_need_no_others(tmp_path):
+def test_only_test_images_are_enough_for_methods_that_need_no_others(tmp_path):
     make_imagenet(tmp_path, [1, 1, 1])
     (tmp_path / "images/train").rename(tmp_path / "elsewhere")
     splits = imagenet.read(str(tmp_path)).splits

@@ -27,7 +27,7 @@ def test_every_kind_has_as_many_clouds_as_asked_for():
         assert all(dataset.load(item).shape == (64, 3) for item in dataset.splits[split])
 
 
-def test_a_cloud_depends_on_the_seed_and_on_itself_alone():
+def test_a_cloud_depends_only_on_the_seed_and_on_itself():
     one = read(sizes=dict.fromkeys(SIZES, 2))
     other = read(sizes=dict.fromkeys(SIZES, 4))
     [everything, reverse] = (

@@ -162,14 +162,14 @@ def test_a_missing_image_is_not_skipped(source, images):
         source("skip").split("test", inputs=["global"])
 
 
-def test_nothing_left_is_told(source, damage):
+def test_it_is_an_error_if_no_image_is_left(source, damage):
     damage(*(f"test{row}.png" for row in range(6)))
     with pytest.raises(UserError, match=r"none of the 6 images in .*could be decoded"):
         source("skip").split("test", inputs=["global"])
 
 
 @pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
-def test_an_image_mended_without_a_trace_is_told(source, damage, on_bad_image):
+def test_an_image_that_was_repaired_without_a_trace_is_reported(source, damage, on_bad_image):
     damage("test2.png")
     source("skip").split("test", inputs=["global"])
     damage.mend()

@@ -188,7 +188,7 @@ def test_crops_of_an_earlier_version_are_used(make, dataset):
     }
 
 
-def test_extracting_leaves_the_random_numbers_of_a_run_alone(make):
+def test_extracting_does_not_change_the_random_numbers_of_a_run(make):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -30,7 +30,7 @@ def test_without_the_adapter_s_share_it_is_zero_shot():
     torch.testing.assert_close(head(image), ZeroShot(text, 100.0)(image))
 
 
-def test_the_adapter_alone_is_trained():
+def test_only_the_adapter_is_trained():
     _, image, head = problem(1)
     assert [tuple(weight.shape) for weight in head.parameters()] == [(2, 8), (8, 2)]
     F.cross_entropy(head(image), torch.tensor([0, 1, 2, 0])).backward()

@@ -87,7 +87,7 @@ def lpclip(support, validation, expected):
     return chosen
 
 
-def test_chooses_c_as_lpclip_does_and_leaves_the_head_alone():
+def test_it_chooses_c_as_lpclip_does_and_does_not_change_the_head():
     exponents = []
     for seed in range(1, 7):
         support, validation, expected = problem(seed, c=6, d=6, shots=16, n=600)

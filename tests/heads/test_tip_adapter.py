@@ -110,7 +110,7 @@ def test_half_precision_views_make_float32_keys():
     torch.testing.assert_close(head.keys, prepared(text, support).keys, atol=2e-3, rtol=0)
 
 
-def test_the_keys_alone_are_trained_and_are_not_normalised_again():
+def test_only_the_keys_are_trained_and_they_are_not_normalised_again():
     text, support, image, _ = problem(3)
     head = TipAdapter(text, 100.0, 1.17, 1.0)
     head.prepare(support)

@@ -281,7 +281,7 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-def test_a_damaged_shard_alone_is_made_again(store, caplog, damage):
+def test_only_a_damaged_shard_is_made_again(store, caplog, damage):
     fill(store)
     before = files(store)
     damage(shards(store)[1])

@@ -1,0 +1,38 @@
+import torch
+
+from src.features.datamodule import ChosenRows, FeatureBatches
+from src.features.precomputed import Rows
+
+
+class Drawn:
+    """Images that are made when they are asked for, without labels: nothing is stored."""
+
+    def __len__(self):
+        return 5
+
+    def rows(self, start, stop):
+        return {"image": torch.stack([torch.full((3, 2, 2), row) for row in range(start, stop)])}
+
+
+def test_images_that_are_stored_nowhere_come_in_batches():
+    batches = FeatureBatches(Drawn(), ["image"], batch_size=2)
+    found = [batches[index] for index in range(len(batches))]
+    assert [batch["row"].tolist() for batch in found] == [[0, 1], [2, 3], [4]]
+    assert [batch["image"][:, 0, 0, 0].tolist() for batch in found] == [[0, 1], [2, 3], [4]]
+    assert all(set(batch) == {"image", "row"} for batch in found)
+
+
+def test_rows_come_in_the_order_given():
+    order = torch.tensor([4, 0, 1, 3])
+    batches = FeatureBatches(Drawn(), ["image"], batch_size=3, order=order)
+    assert [batches[index]["row"].tolist() for index in range(2)] == [[4, 0, 1], [3]]
+    assert batches[0]["image"][:, 0, 0, 0].tolist() == [4, 0, 1]
+
+
+def test_chosen_rows_are_those_of_every_tensor():
+    rows = Rows({"global": torch.arange(20).view(10, 2), "label": torch.arange(10)})
+    chosen = ChosenRows(rows, torch.tensor([1, 2, 3, 7, 5]))
+    assert len(chosen) == 5
+    part = chosen.rows(1, 5)
+    assert part["label"].tolist() == [2, 3, 7, 5]
+    assert part["global"][:, 0].tolist() == [4, 6, 14, 10]
