@@ -53,7 +53,8 @@ class Result:
         published: the published accuracy that this run corresponds to, or None.
         config_hash: hash of everything in the configuration that can change the metrics.
         versions: Python's, and those of the libraries that metrics depend on.
-        git_revision: the commit of the code, `-dirty` with uncommitted changes, None outside a checkout.
+        git_revision: the commit of the code, with `-dirty` if it was changed since; None outside a
+            checkout.
         started_at: ISO 8601, UTC, to the millisecond: the order of the runs of a sweep.
         command: what to type to have this run again.
         precision: Lightning's name of the precision in which CLIP computed the images' features;
