@@ -19,8 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "WANDB_API_KEY": ""}
 
-# Most of a command's time is imports. A process that has them and does nothing else forks one of
-# its own for each command, which then runs it whole, from the command line to the exit code.
+# Imports take most of a command's time. A server process therefore imports everything once, and
+# forks a child for each command; the child runs all of it, from command line to exit code.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["src.job.assembly", "src.methods.checkpoint", "open_clip", "wandb"])
 
@@ -43,7 +43,7 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 
 
 def run(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module arguments` in the project's root to its end."""
+    """Run `python -m module arguments` in the project's root and wait until it ends."""
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("output", "errors")]
@@ -70,7 +70,7 @@ def _be_command(
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # Multiprocessing does not run them.
+        atexit._run_exitfuncs()  # Multiprocessing does not run these functions.
 
 
 def calipers(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ def jobs(folder: Path) -> list[Path]:
 
 
 def refusal(folder: Path, *arguments: object) -> str:
-    """Run `src.run` in this process, which has the imports; return the message of its refusal."""
+    """Run `src.run` in this process, which saves the imports; return its error message."""
     from src.command_line import run_command
     from src.run import main
 

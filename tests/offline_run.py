@@ -1,4 +1,4 @@
-"""Reading W&B's offline files: protocol buffers in LevelDB's log format after a 7-byte header."""
+"""Read W&B's offline files: protocol buffers in LevelDB's log format after a 7-byte header."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ class OfflineRun(NamedTuple):
     about: RunRecord
     config: dict[str, Any]
     summary: dict[str, Any]
-    artifacts: dict[str, list[str]]  # the paths in each, by name
+    artifacts: dict[str, list[str]]  # by name, the paths in each artifact
 
 
 def read_offline_run(path: Path) -> OfflineRun:

@@ -1,4 +1,4 @@
-"""Small replicas of the point cloud datasets' folders: letters cut out of thick board."""
+"""Small replicas of the point cloud datasets' folders; clouds are letters cut from thick board."""
 
 import json
 import string
@@ -33,8 +33,8 @@ def modelnet(
 ) -> Path:
     """Make `modelnet40_ply_hdf5_2048` below `data`, two files for training and one for testing.
 
-    Class number i of `names` looks like letter number i of the alphabet, or like the letter that
-    is its name. A class has `per_class` clouds in each file.
+    Class number i of `names` looks like letter number i of the alphabet; if its name is a letter,
+    it looks like that one. A class has `per_class` clouds in each file.
     """
     root = data / "modelnet40_ply_hdf5_2048"
     root.mkdir(parents=True)
@@ -68,7 +68,7 @@ def scanobjectnn(data: Path, per_class: int = 5, points: int = 512) -> Path:
 
 
 def prompts(path: Path, names: Sequence[str]) -> Path:
-    """Write a file for `dataset.prompts`: each class is what it looks like, a letter."""
+    """Write a file for `dataset.prompts` that describes each class as the letter it looks like."""
     path.write_text(
         json.dumps(
             {name: [f"a photo of the letter {_letter(names, i)}."] for i, name in enumerate(names)}
@@ -93,7 +93,7 @@ def _clouds(
 
 
 def _cut_out(letter: str, points: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw points inside a letter cut out of board, which reads from the front, from +z."""
+    """Draw points inside a letter cut out of board; it is readable from the front, which is +z."""
     font = PRETRAINING_FONTS[generator.integers(len(PRETRAINING_FONTS))]
     rows, columns = np.nonzero(render(font, letter, 96) > 127)
     drawn = generator.integers(len(rows), size=points)

@@ -1,4 +1,4 @@
-"""The development material beside a checkout; a user's clone has none, and these tests skip."""
+"""Development material beside a checkout; a user's clone lacks it, so these tests skip there."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every dataset of the benchmark, from its YAML to the accuracy, on replicas of the folders."""
+"""Tests of every benchmark dataset on replicas of its folder, from the YAML to the accuracy."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from tests.shared import SHARED, needs_shared
 
 ZERO_SHOT = ("zero_shot", "calip")
 METHODS = (*ZERO_SHOT, "tip_adapter")
-SUBSETS = ("imagenet_a", "imagenet_r")  # of ImageNet's classes
+SUBSETS = ("imagenet_a", "imagenet_r")  # have only some of ImageNet's classes
 PREPARED = {
     **dict.fromkeys(replica.FEW_SHOT, (6, 6, 6)),
     "imagenet": (24, 6, 6),
@@ -59,7 +59,7 @@ def test_every_dataset_is_described_completely(name):
     for entries in (downloads, dataset.get("by_hand") or []):
         targets = [Path(entry.to) for entry in entries]
         assert len(set(targets)) == len(targets)
-        # An archive that fills the root is fetched into an empty one only: see `fetch`.
+        # An archive that fills the root is fetched only into an empty root; see `fetch`.
         assert Path() not in targets or len(targets) == 1
     if name in replica.DATASETS:
         assert all(template.count("{}") == 1 for template in dataset.templates)
@@ -78,7 +78,7 @@ def test_the_known_totals_agree_with_each_other(name):
 
 @pytest.mark.parametrize("name", SPLIT_FILES)
 def test_split_files_are_checked_against_the_known_checksums(name):
-    """That of Stanford Cars comes in an archive, or as a single file brought by hand."""
+    """The file of Stanford Cars comes in an archive, or as a single file brought by hand."""
     dataset = composed(name)
     (entry,) = (
         entry
@@ -107,7 +107,7 @@ def test_the_real_split_files_have_the_known_totals(name, tmp_path):
 
 
 def trusted(name, root):
-    """Overrides that expect the replica's split file instead of the published one."""
+    """Return overrides that expect the replica's split file instead of the published one."""
     return [
         f"dataset.downloads.{index}.checksum=sha256:{digest(root / entry.to)}"
         for index, entry in enumerate(composed(name).get("downloads") or [])
@@ -194,5 +194,5 @@ def test_every_dataset_runs_with_every_kind_of_method(names, methods, tmp_path):
     for found in results:
         classes = 2 if found["dataset"] in SUBSETS else 3
         assert (found["n_test"], found["n_classes"]) == (4 * classes, classes)
-        # Chance is 33 % or 50 %: labels, names and images belong together.
+        # Chance is 33 % or 50 %; more shows that labels, names and images match.
         assert found["accuracy"] >= 75, found

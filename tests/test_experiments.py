@@ -1,4 +1,4 @@
-"""The recipes of experiments/: each says what it is for, composes, and runs in miniature."""
+"""Every recipe in experiments/ states its purpose, composes, and runs at a small scale."""
 
 import json
 import sys

@@ -18,7 +18,7 @@ TINY = (*replica.TINY, "logger=none")
 
 @pytest.fixture
 def letters(tmp_path):
-    """Images of noise in one folder for each of three classes, ten in each."""
+    """Write ten images of noise into a folder for each of three classes."""
     generator = np.random.default_rng(0)
     for name in "abc":
         (tmp_path / "letters" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Extraction that is killed, shared or damaged, through the real command line."""
+"""Tests of killed, shared or damaged extraction, through the real command line."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ ARGUMENTS = (
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """96 test images, large enough for the extraction to be caught half-way."""
+    """Make 96 test images, large enough that the extraction can be interrupted half-way."""
     folder = tmp_path_factory.mktemp("data")
     replica.dtd(folder, per_class=32, size=700)
     return folder

@@ -22,14 +22,14 @@ SMALL = (
     "dataset=solids", "dataset.points=1024", "dataset.per_class={train: 5, val: 3, test: 6}",
     "shots=3", "logger=none", "save_predictions=true",
 )  # fmt: skip
-SWEEP = "hydra.mode=MULTIRUN"  # -m, as recipes say it
+SWEEP = "hydra.mode=MULTIRUN"  # recipes write this for -m
 FREE = ("zero_shot", "calip", "tip_adapter")
 TRAINED = ("tip_adapter_f", "calip_fs", "pointclip", "clip_adapter")
 
 
 @pytest.fixture(scope="module")
 def command():
-    """Runs `src.run` in this process, which saves it the imports; stores are below each folder."""
+    """Runs `src.run` in this process, which saves the imports; stores are below each folder."""
 
     def started(folder, *arguments):
         with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +42,7 @@ def command():
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory, command):
-    """The jobs of two sweeps, and the folder whose store both use."""
+    """Run two sweeps; return the folder whose store both use, and the jobs by method."""
     folder = tmp_path_factory.mktemp("clouds")
     free = ["selection=val_few_shot", "dataset.view_weights=search"]
     command(folder, SWEEP, f"method={','.join(FREE)}", *SMALL, *free)
@@ -58,7 +58,7 @@ def sweeps(tmp_path_factory, command):
 def test_every_method_classifies_solids_above_chance(sweeps, method):
     found = Result.read(sweeps[1][method] / "result.json")
     assert found.method == method
-    assert found.accuracy > 25  # chance is 10
+    assert found.accuracy > 25  # chance is 10 %
     assert found.n_test == 60
     weights = found.hyperparameters["view_weights"]
     assert len(weights) == 6
@@ -117,7 +117,7 @@ SCANNED = [f"scanobjectnn dataset.variant={variant}" for variant in FILES]
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory):
-    """Settings of each replica, and the names of its classes in the order of the labels."""
+    """Return each replica's settings, and the names of its classes in the order of the labels."""
     folder = tmp_path_factory.mktemp("data")
     size = {"per_class": 3, "points": 256}
     replica_3d.modelnet(folder / "40", LETTERS, **size)
@@ -142,10 +142,10 @@ def replicas(tmp_path_factory):
 def test_every_method_runs_on_the_published_layouts(name, replicas, tmp_path, command):
     (settings, classes), few = replicas, ("backbone=tiny", "shots=1", "logger=none")
     arguments = [*f"dataset={name}".split(), *settings[name], *few]
-    # CoOp puts the names themselves after its context, and tiny reads only letters.
+    # CoOp puts the class names after its context, and the tiny backbone reads only letters.
     trained = (*TRAINED, "coop") if name == "modelnet40" else TRAINED
     if name in SCANNED[1:]:
-        trained = ("tip_adapter_f",)  # other files of the same layout
+        trained = ("tip_adapter_f",)  # these have other files in the same layout
     found = []
     for methods, epochs in ((FREE, []), (trained, ["++method.training.epochs=2"])):
         command(tmp_path, SWEEP, f"method={','.join(methods)}", *arguments, *epochs)
@@ -155,7 +155,7 @@ def test_every_method_runs_on_the_published_layouts(name, replicas, tmp_path, co
         answers = outcome.Outcome.read(job / outcome.FILE)
         assert answers.class_names == classes[name]
         assert sorted(answers.label) == sorted([*range(len(classes[name]))] * 3)
-    # A class looks like what its prompt says: in another order, accuracy would be chance.
+    # Each class looks like its prompt; if the order were wrong, accuracy would be at chance.
     assert Result.read(found[0] / "result.json").accuracy > 200 / len(classes[name])
 
 

@@ -69,7 +69,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def settings(server, tmp_path):
-    """Overrides that send the YAML of EuroSAT to `server` and to a data folder of its own."""
+    """Return overrides that point the YAML of EuroSAT to `server` and to its own data folder."""
     result = ["dataset=eurosat", f"paths.data={tmp_path / 'data'}"]
     for index, name in enumerate(("images.zip", "split.json")):
         digest = hashlib.sha256((tmp_path / "www" / name).read_bytes()).hexdigest()
@@ -183,7 +183,7 @@ def test_a_malformed_download_is_the_users_mistake(entry, message, tmp_path, mon
 
 @pytest.fixture
 def checked(tmp_path, monkeypatch, capsys):
-    """Runs `prepare --check` on datasets below `tmp_path`; returns its lines and its complaint."""
+    """Runs `prepare --check` on `tmp_path`; returns its lines, error output and error message."""
 
     def run(*settings):
         argv = ["prepare", f"paths.data={tmp_path}", "--check", *settings]
@@ -200,7 +200,7 @@ def checked(tmp_path, monkeypatch, capsys):
 
 
 def trusted(dataset, root, per_class=6):
-    """Settings that expect the replica of `dataset` in place of the published one."""
+    """Return settings that expect the replica of `dataset` instead of the published one."""
     totals = {"classes": 3} | dict.fromkeys(replica.SPLITS, 3 * per_class)
     (split_file,) = root.glob("split_zhou_*.json")
     digest = hashlib.sha256(split_file.read_bytes()).hexdigest()
@@ -303,7 +303,7 @@ def test_check_decodes_the_users_own_images(tmp_path, checked):
 
 
 def clouds(tmp_path):
-    """A replica of ModelNet40 and settings that expect it: 3 classes, 8 + 2 + 5 clouds of each."""
+    """Make a replica of ModelNet40, 3 classes of 8 + 2 + 5 clouds, and settings that expect it."""
     root = replica_3d.modelnet(tmp_path, points=8)
     totals = "++dataset.totals={classes: 3, train: 24, val: 6, test: 15}"
     per_class = "++dataset.per_class={train: 8, val: 2, test: 5}"

@@ -19,7 +19,7 @@ ARGUMENTS = (
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Five jobs that succeed and one that asks for too much."""
+    """Run five jobs that succeed and one that asks for too many shots."""
     folder = tmp_path_factory.mktemp("report")
     done = calipers(folder, "-m", "method=zero_shot,tip_adapter", "shots=1,2,500", "logger=none")
     assert done.returncode == 2, done.stderr
@@ -40,7 +40,7 @@ def test_the_answers_of_a_run_are_kept(sweep):
     )
     assert list(outcome.search_axes) == ["beta", "alpha"]
     assert outcome.search.shape == (200, 20)
-    # The search looks between the points of the grid as well.
+    # The search also looks between the points of the grid.
     assert outcome.search.max() <= result.validation_accuracy + 1e-4
     assert Outcome.read(jobs(sweep.parent)[0] / "outcome.safetensors").search is None
 

@@ -20,7 +20,7 @@ from tests.shared import SHARED, needs_shared
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Four jobs on the embedded default, with all loggers, from an empty store."""
+    """Run four jobs on the embedded default, with all loggers and an empty store at first."""
     folder = tmp_path_factory.mktemp("sweep")
     done = calipers(folder, "-m", "method=zero_shot,calip", "dataset=digits", "seed=0,1")
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,7 @@ def test_a_sweep_runs_every_job_and_ends_in_one_table(sweep):
     for found in results:
         assert f"{found.method}" in table
         assert f"{found.accuracy:.2f}" in table
-    # Without a draw, the seed changes nothing.
+    # These jobs draw no support set, so the seed changes nothing.
     assert results[0].accuracy == results[1].accuracy >= 75
     assert results[2].accuracy == results[3].accuracy
 

@@ -1,4 +1,4 @@
-"""What `conf/` looks up: settings by backbone and dataset, names of backbones, collections."""
+"""What `conf/` looks up: settings by backbone and dataset, backbone names, and collections."""
 
 import json
 import shutil

@@ -51,7 +51,7 @@ def test_whole_images_are_mirrored_by_chance_and_only_on_request():
                     found.add(kind)
         return found
 
-    # A crop of the full area may still have another aspect ratio; most of twenty do not.
+    # A crop of the full area may still have another aspect ratio, but most of twenty do not.
     assert seen(transform(min_scale=1.0)) == {"plain", "mirrored"}
     assert seen(transform(min_scale=1.0, horizontal_flip=False)) == {"plain"}
 

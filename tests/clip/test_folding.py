@@ -18,7 +18,7 @@ def resnet():
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
             module.momentum = None
-    visual(IMAGES)  # so that the running statistics are those of some images
+    visual(IMAGES)  # sets the running statistics from images
     return visual.eval().requires_grad_(False)
 
 
@@ -28,7 +28,7 @@ def test_a_folded_resnet_has_the_same_features_and_no_batch_norm(resnet):
     assert not [module for module in resnet.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not [weights for weights in resnet.parameters() if weights.requires_grad]
     torch.testing.assert_close(resnet(IMAGES), plain, rtol=1e-4, atol=1e-5)
-    assert torch.pdist(plain).min() > 1e-2  # or images could not be told apart
+    assert torch.pdist(plain).min() > 1e-2  # the images can be told apart
 
 
 def test_what_is_folded_already_stays(resnet):
@@ -48,7 +48,7 @@ def test_a_transformer_with_quick_gelu_is_folded_once_and_has_the_same_features(
     fold(visual)
     assert not [module for module in visual.modules() if isinstance(module, QuickGELU)]
     torch.testing.assert_close(visual(IMAGES), plain, rtol=1e-5, atol=1e-6)
-    assert torch.pdist(plain).min() > 1e-2  # or images could not be told apart
+    assert torch.pdist(plain).min() > 1e-2  # the images can be told apart
     folded = {name: weights.clone() for name, weights in visual.state_dict().items()}
     fold(visual)
     assert all(map(torch.equal, folded.values(), visual.state_dict().values()))

@@ -83,7 +83,7 @@ def loaded(architecture: str) -> FrozenClip:
 
 
 def sharpened(clip: FrozenClip) -> FrozenClip:
-    """Make a ResNet's attention prefer some positions: with random weights they are too similar."""
+    """Make a ResNet's attention prefer some positions; random weights treat all nearly alike."""
     if hasattr(clip.model.visual, "attnpool"):
         clip.model.visual.attnpool.positional_embedding *= 10
         clip.model.visual.attnpool.k_proj.weight *= 10
@@ -95,7 +95,7 @@ def images_for(clip: FrozenClip, n: int = 2) -> torch.Tensor:
 
 
 def write_folder(folder: Path, architecture: str, dtype: torch.dtype = torch.float32) -> dict:
-    """Write a `local-dir:`; return its weights."""
+    """Write a folder for `local-dir:`; return its weights."""
     folder.mkdir(parents=True)
     content = {"model_cfg": CONFIGS[architecture], "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
@@ -110,7 +110,7 @@ def write_folder(folder: Path, architecture: str, dtype: torch.dtype = torch.flo
 
 
 def resnet_tokens(visual: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Every position's attention pooling, one query and one head at a time."""
+    """Compute every position's attention pooling, one query and one head at a time."""
     x = visual.stem(images)
     for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         x = layer(x)
@@ -151,7 +151,7 @@ def test_global_is_open_clips_and_spatial_is_the_plain_computation(architecture:
         torch.testing.assert_close(features, clip.model.encode_image(images), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(spatial, plain(visual, images)[:, 1:], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(clip.encode_image(images), features, rtol=1e-5, atol=1e-5)
-    assert spatial.std(dim=1).mean() > 1e-2  # positions differ, or the test could not tell them
+    assert spatial.std(dim=1).mean() > 1e-2  # positions can be told apart
 
 
 def test_average_pooling_is_the_mean_of_the_spatial_features() -> None:
@@ -418,7 +418,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_gelu_pairs() -> list[tuple[str, str, str]]:
-    """Every pair in open_clip's registry whose weights were trained with the other GELU."""
+    """List every pair in open_clip's registry whose weights were trained with the other GELU."""
     suffix = "-quickgelu"
     plain = [name for name in registry._PRETRAINED if f"{name}{suffix}" in registry._PRETRAINED]
     pairs = []

@@ -53,7 +53,7 @@ def cloud(seed, n=2, p=40, spread=1.0):
 @settings(max_examples=15)
 @given(st.integers(0, 2**31), st.sampled_from([6, 10]), st.sampled_from([0.02, 0.4, 2.0]))
 def test_it_is_a_loop_over_points_wherever_they_lie(seed, views, spread):
-    """Points on few pixels, in the unit sphere, and behind the camera or outside the frame."""
+    """The points lie on few pixels, in the unit sphere, or behind the camera and off the frame."""
     check(cloud(seed, spread=spread), views)
 
 
@@ -109,6 +109,6 @@ def test_views_are_different_rotations_with_a_name_each(views):
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(views, 3, 3))
     torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(views))
     assert len(set(NAMES[views])) == len(rotation.unique(dim=0)) == views
-    # "top" looks down: what lies high is near.
+    # "top" looks down, so high points are near.
     high = depth_maps(torch.tensor([[[0.0, 1.0, 0.0]]]), views)[0, NAMES[views].index("top")]
     assert high.max().item() == pytest.approx(0.6)

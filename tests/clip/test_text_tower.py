@@ -45,7 +45,7 @@ def load(tmp_path: Path) -> Callable[..., FrozenClip]:
 
 
 def words_as_context(clip: FrozenClip, tower: TextTower) -> tuple[torch.Tensor, ...]:
-    """Prefix, suffixes and ends of the prompts "{CONTEXT} {class name}."."""
+    """Return prefix, suffixes and ends of the prompts "{CONTEXT} {class name}."."""
     words = tower.token_embedding(clip.tokenizer([CONTEXT]))[0, 1:7]
     embeddings, ends = tower.embed(CLASS_NAMES, n_context=6)
     return torch.cat([embeddings[0, :1], words]), embeddings[:, 7:], ends
@@ -64,7 +64,7 @@ def test_features_of_real_words_are_open_clips(load, monkeypatch, kind, classes_
     features = tower(*words_as_context(clip, tower))
     expected = clip.model.encode_text(clip.tokenizer(prompts()))
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
-    assert torch.pdist(features).min() > 0.1  # or the test could not tell the classes apart
+    assert torch.pdist(features).min() > 0.1  # the classes can be told apart
 
 
 def test_tiny_gives_the_features_of_its_own_prompts():
@@ -78,7 +78,7 @@ def test_tiny_gives_the_features_of_its_own_prompts():
 
 
 def test_gradients_of_the_context_are_those_of_whole_prompts(load):
-    """The plain way: every class's whole prompt, padding included, goes through the tower."""
+    """Pass every class's whole prompt, padding included, through the tower."""
     clip = load()
     tower = TextTower(clip)
     prefix, suffixes, ends = words_as_context(clip, tower)

@@ -70,7 +70,7 @@ def test_the_fingerprint_follows_what_an_image_is(tmp_path):
     assert dataset.fingerprint([Item("a/1.jpg", 1)]) != first
     Image.new("RGB", (90, 90)).save(tmp_path / "images/a/1.jpg")
     assert dataset.fingerprint(items) != first
-    # Uncompressed, two images have the same size.
+    # Two uncompressed images have the same size.
     before, image = [], tmp_path / "images/a/1.jpg"
     for colour, second in (("red", 1), ("red", 1), ("blue", 2)):
         Image.new("RGB", (9, 9), colour).save(image, "bmp")

@@ -23,14 +23,14 @@ TEXT = {**IMAGES, "set/read_me.txt": b"not wanted"}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path; `resumable` and `drop_after` say which faults it has."""
+    """Serves `files` by path; `resumable` and `drop_after` set its faults."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {}
         self.resumable = True
-        self.drop_after = []  # bytes after which each of the next responses ends
-        self.failures = []  # statuses of the next responses
+        self.drop_after = []  # for each of the next responses, the bytes after which it ends
+        self.failures = []  # error statuses of the next responses
         self.pause_s = 0
         self.seen = []  # (path, Range header, bytes sent)
         self.agents = set()
@@ -117,7 +117,7 @@ def zip_with_link(target):
 
 
 def files_below(root):
-    """Every file and link below `root`, except the lock."""
+    """List every file and link below `root`, except the lock."""
     paths = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     return paths - {f"{WORKSPACE}/lock"}
 
@@ -360,7 +360,7 @@ def test_processes_at_once_share_one_transfer(server, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A real file system of 1 MB."""
+    """Mount a real file system of 1 MB."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a small disk")
     disk = tmp_path / "disk"

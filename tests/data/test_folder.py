@@ -172,7 +172,7 @@ def test_the_paths_of_a_table_start_at_the_folder_that_is_given(tmp_path):
     fill(tmp_path / "images", {"a": 10, "b": 10})
     (tmp_path / "tables").mkdir()
     rows = [f"a/{n:03d}.jpg,zebra" for n in range(10)]
-    rows += [f"{tmp_path}/images/b/{n:03d}.jpg,ape" for n in range(10)]  # absolute, but below it
+    rows += [f"{tmp_path}/images/b/{n:03d}.jpg,ape" for n in range(10)]  # absolute, but inside it
     dataset = read(tmp_path / "images", table(tmp_path / "tables", "\ufeffpath,label", *rows))
     assert dataset.root == tmp_path / "images"
     assert {split: len(items) for split, items in dataset.splits.items()} == {

@@ -171,7 +171,7 @@ def test_a_fifth_of_each_class_is_held_out(labels, seed):
         count = labels.count(label)
         held = sum(item.label == label for item in val)
         assert held == (count // 5 if count >= 5 else int(count > 1))
-    # Neither the other classes nor their labels matter, nor does any generator outside.
+    # The result depends neither on other classes, nor on labels, nor on the global generator.
     random.seed(seed)
     alone = [item._replace(label=0) for item in items if item.label == 2]
     expected = [item._replace(label=0) for item in val if item.label == 2]

@@ -76,18 +76,18 @@ def test_points_lie_on_the_surface_and_normals_stand_on_it(kind: str, seed: int)
     assert np.allclose(np.linalg.norm(normals, axis=1), 1)
     corners, first, second = np.moveaxis(triangles, 1, 0)
     for point, normal in zip(points, normals, strict=True):
-        # Barycentric coordinates in every triangle: in one of them all are positive.
+        # Barycentric coordinates in every triangle; in at least one, all are positive.
         edges = np.stack([first - corners, second - corners], axis=2)
         weights = (np.linalg.pinv(edges) @ (point - corners)[:, :, None])[:, :, 0]
         away = np.linalg.norm((edges @ weights[:, :, None])[:, :, 0] - (point - corners), axis=1)
         inside = (weights > -1e-6).all(1) & (weights.sum(1) < 1 + 1e-6) & (away < 1e-6)
         assert inside.any()
-        # A point on an edge lies in several triangles; the normal is that of one of them.
+        # A point on an edge lies in several triangles and has the normal of one of them.
         assert np.abs(edges[inside].transpose(0, 2, 1) @ normal).max(axis=1).min() < 1e-6
 
 
 def test_points_are_spread_evenly_over_the_area():
-    box = solids._quadrilaterals(  # two squares, one of nine times the other's area
+    box = solids._quadrilaterals(  # two squares; one has nine times the other's area
         *np.array([[(0, 0, 0), (5, 0, 0)], [(1, 0, 0), (8, 0, 0)]], float),
         *np.array([[(1, 1, 0), (8, 3, 0)], [(0, 1, 0), (5, 3, 0)]], float),
     )

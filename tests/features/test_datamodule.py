@@ -5,7 +5,7 @@ from src.features.precomputed import Rows
 
 
 class Drawn:
-    """Images that are made when they are asked for, without labels: nothing is stored."""
+    """Images without labels that are made on request; nothing is stored."""
 
     def __len__(self):
         return 5

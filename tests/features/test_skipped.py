@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: they end a run, or are left out of its features."""
+"""Images that cannot be decoded end a run or are left out of its features."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ CROPS = Augmentation(crops=2, min_scale=0.5, horizontal_flip=False)
 
 @pytest.fixture
 def images(tmp_path):
-    """18 images of noise, six in each split, two of each of three classes."""
+    """Make 18 images of noise: six in each split, with two of each of three classes."""
     generator = np.random.default_rng(0)
     splits = {}
     for split in ("train", "val", "test"):
@@ -43,7 +43,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def source(images, tmp_path):
-    """Makes a source of `images` on one store; batches of two cross the damaged images' rows."""
+    """Makes a source of `images` on one store; its batches of two span the damaged images' rows."""
 
     def make(on_bad_image, store="features"):
         return ImageFeatures(

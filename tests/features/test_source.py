@@ -156,7 +156,7 @@ def test_raw_text_is_the_mean_of_the_prompts_features_as_clip_gives_them(make):
 def test_text_of_an_earlier_version_is_said_to_be_outdated_and_encoded_again(
     make, tmp_path, caplog
 ):
-    """That version stored only the direction of the text features."""
+    """The earlier version stored only the direction of the text features."""
     key = make()._text_entry.manifest["key"]
     assert key["features"] == ["text", "raw_text"]
     shutil.rmtree(tmp_path / "noise")
@@ -172,7 +172,7 @@ def test_text_of_an_earlier_version_is_said_to_be_outdated_and_encoded_again(
 
 
 def test_crops_of_an_earlier_version_are_used(make, dataset):
-    """The key of an entry is that of the version which called crops views."""
+    """The key of an entry is still that of the earlier version, which called crops "views"."""
     augmentation = Augmentation(crops=2, min_scale=0.5, horizontal_flip=True)
     items, _ = few_shot.sample(dataset.splits["train"], (), 2, 0)
     key = make()._key("support", dataset.fingerprint(items), ["global"], augmentation)

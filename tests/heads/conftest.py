@@ -19,7 +19,7 @@ def load(name):
 
 @pytest.fixture(scope="session")
 def lvis():
-    """The raw text features of the 28 classes with an LVIS name, and readers of splits and keys."""
+    """Return the raw text features of 28 LVIS classes, and readers of splits and keys."""
     folder = SHARED / "clip_features/text_vit_b32"
     names = json.loads((folder / "lvis_names.json").read_text())
     rows = {name.replace("_", " "): row for row, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""What every head must do; a new method's head is checked by its YAML without another line."""
+"""What every head must do. A new method's head is checked from its YAML, without further code."""
 
 import json
 
@@ -34,7 +34,7 @@ class TextTower(nn.Module):
 
 
 def given():
-    """Everything that a head may be built with, by name."""
+    """Return everything that a head may be built with, by name."""
     text = torch.randn(CLASSES, WIDTH)
     return {
         "text": text,
@@ -127,6 +127,6 @@ def check_head(node):
 
 
 def lines_of(head):
-    """Name the outer setting, if there is one, and the inner one: those that are searched."""
+    """Name the searched settings: the outer one, if there is one, and the inner one."""
     orders = {("beta2", "beta3"): ("beta3", "beta2"), ("alpha", "beta"): ("beta", "alpha")}
     return orders.get(tuple(head.searched), head.searched)

@@ -1,4 +1,4 @@
-"""The papers' mathematics, one image at a time: slow, but obviously what the papers say."""
+"""The papers' formulas, one image at a time: slow, but easy to compare with the papers."""
 
 import math
 
@@ -24,7 +24,7 @@ def zero_shot(global_feature, text, logit_scale):
 
 
 def calip(global_feature, spatial, text, logit_scale, factor, beta2, beta3):
-    """Logits of one image: lists of floats in, a list of floats out."""
+    """Logits of one image; arguments are lists of floats, and so is the result."""
     f = normalized(global_feature)
     positions = [normalized(row) for row in spatial]
     classes = [normalized(row) for row in text]

@@ -12,7 +12,7 @@ LAYERS = ("query", "key", "value", "output")
 
 
 def problem(seed, n, s, c, d):
-    """Global, spatial and text features."""
+    """Draw global, spatial and text features."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((n, d), (n, s, d), (c, d))
     return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -33,7 +33,7 @@ def applied(weight, rows):
 
 
 def plain_calip_fs(global_feature, spatial, text, visual, textual, scale, factor, beta2, beta3):
-    """Logits of one image as CALIP-FS is described, from each modality's weights by layer."""
+    """Logits of one image by the description of CALIP-FS, from each modality's layer weights."""
     f = normalized(global_feature)
     positions, classes = [normalized(row) for row in spatial], [normalized(row) for row in text]
     queries, keys, values = (
@@ -208,7 +208,7 @@ def test_the_first_step_of_adamw_equals_a_plain_one():
 
 
 def test_training_learns_what_calip_cannot_tell():
-    """Classes whose images lie where no text is: calip guesses, a few steps do not."""
+    """The images lie far from every text: calip guesses, but a few steps of training do not."""
     generator = torch.Generator().manual_seed(5)
     text, prototype = torch.eye(8)[:4], torch.randn(4, 8, generator=generator)
     label = torch.arange(40) % 4

@@ -14,7 +14,7 @@ WIDTH, DEPTH = 6, 5
 
 
 class Tower(nn.Module):
-    """Stands for the text tower: the class's tokens up to its end, each by its place."""
+    """Stands for the text tower: weighs the class's tokens, up to its end, by their places."""
 
     def __init__(self, embeddings, ends):
         super().__init__()

@@ -97,7 +97,7 @@ def test_the_search_has_no_outer_setting():
     [(2, 91.53, 98.63), (4, 97.63, 99.50), (8, 94.52, 98.51), (16, 98.01, 98.88)],
 )
 def test_real_clip_features_give_the_known_accuracies(lvis, shots, at_one, by_validation):
-    """The same figures as an independent computation; α nearest to 1 of those best on val."""
+    """An independent computation gave these; α is the nearest to 1 of those best on val."""
     text, split, support = lvis
     (val, val_label), (test, test_label) = split("val"), split("test")
     head = prepared(text, support(shots), alpha=1.0, logit_scale=100.0)

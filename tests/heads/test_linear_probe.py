@@ -11,7 +11,7 @@ from src.heads.support import Support
 
 
 def problem(seed, c=3, d=5, shots=4, views=1, noise=1.0, n=30):
-    """A support set around class centres, and n labelled images of the same kind."""
+    """Draw a support set around class centres, and n labelled images of the same kind."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(c, d, generator=generator)
     label = torch.arange(c).repeat(shots)
@@ -67,7 +67,7 @@ def test_the_penalty_is_l2_over_c():
 
 
 def lpclip(support, validation, expected):
-    """CoOp's search as the authors wrote it: each fit by itself, C halved in log10."""
+    """CoOp's search as the authors wrote it: separate fits, and an interval halved in log10 C."""
     features, label = support.features["global"][0].double().numpy(), support.label.numpy()
 
     def accuracy(c):

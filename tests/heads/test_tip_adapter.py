@@ -16,7 +16,7 @@ CALTECH101 = SHARED / "clip_features/caltech101_vit_b32"
 
 
 def problem(seed, n=5, c=3, d=6, shots=2, views=2, dtype=torch.float64):
-    """Text features, a support set in no order, and images with labels."""
+    """Draw text features, a support set in random order, and images with labels."""
     generator = torch.Generator().manual_seed(seed)
     text, image, support = (
         torch.randn(*shape, generator=generator, dtype=dtype)
@@ -35,7 +35,7 @@ def prepared(text, support, alpha=1.17, beta=1.0, logit_scale=100.0):
 
 
 def one_hot_loop(head, image, label, outer, inner):
-    """The release's search: every cell of the grid in turn, the first best wins."""
+    """Search as the release does: try every cell of the grid in turn and keep the first best."""
     image = F.normalize(image, dim=-1)
     clip = head.logit_scale * image @ head.text.T
     affinity, values = image @ head.keys.T, F.one_hot(head.label).to(image)

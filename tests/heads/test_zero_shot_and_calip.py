@@ -44,7 +44,7 @@ def test_calip_equals_the_plain_computation(tensors, factor, beta2, beta3):
 
 
 def test_the_largest_factor_is_no_trouble_in_float32_and_a_larger_one_is_refused():
-    spatial = torch.eye(3).repeat(2, 1, 1)  # affinities from 0 to the factor
+    spatial = torch.eye(3).repeat(2, 1, 1)  # affinities range from 0 to the factor
     head = Calip(-torch.eye(3)[:2], 100.0, LARGEST_FACTOR, 1.0, 1.0)
     exact = Calip(-torch.eye(3, dtype=torch.float64)[:2], 100.0, LARGEST_FACTOR, 1.0, 1.0)
     image = torch.ones(2, 3)

@@ -1,4 +1,4 @@
-"""A head that keeps state, as methods that see the test images as a stream do."""
+"""A head that keeps state, like methods that see the test images as a stream."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: what is refused, and what is dropped."""
+"""What is refused and what is dropped when a configuration becomes the objects of a run."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.heads.contract import build
 
 
 class Source:
-    """Gives a support set without an image of the second of its three classes."""
+    """Gives a support set that lacks images of the second of its three classes."""
 
     class_names = ("ant", "bee", "cat")
     skipped_images = ()

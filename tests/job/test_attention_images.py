@@ -31,7 +31,7 @@ def test_the_attention_over_chosen_digits_is_drawn(tmp_path):
     for path in pictures:
         with Image.open(path) as picture:
             picture.load()
-            assert picture.size in {(690, 751), (690, 964)}  # of three classes, or four
+            assert picture.size in {(690, 751), (690, 964)}  # for three or four classes
     assert "attention_images=[0,719]" in result(tmp_path)["command"]
 
 

@@ -1,4 +1,4 @@
-"""`eval_dataset`: adapted on one dataset, evaluated on others in the same run."""
+"""`eval_dataset`: a run adapts on one dataset and evaluates on others."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def test_a_class_that_was_not_adapted_to_is_named():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Tip-Adapter-F, adapted on ImageNet's replica and evaluated on the four shifts."""
+    """Adapt Tip-Adapter-F on ImageNet's replica and evaluate it on the four shifts."""
     folder = tmp_path_factory.mktemp("cross")
     for name in FAMILY:
         replica.make(name, folder / "data", per_class=4)

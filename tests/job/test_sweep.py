@@ -1,4 +1,4 @@
-"""Sweeps that fail, are killed, started again, or spread over processes."""
+"""Sweeps that fail, are killed, are started again, or are spread over processes."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
         assert time.monotonic() < deadline, "no two jobs of the sweep ended"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()  # returns when the launcher's processes have ended as well
+    process.communicate()  # returns only when the launcher's processes have ended too
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("output/*/result.json")}
     assert 2 <= len(finished) < 6
 
@@ -103,13 +103,13 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
 
 @pytest.fixture
 def earlier(tmp_path):
-    """A sweep that was finished when records had version 1."""
+    """Copy a sweep that was finished when records had version 1."""
     shutil.copytree(VERSION_1, tmp_path / "output")
     return tmp_path
 
 
 def start_again(folder):
-    """Start the sweep of the fixture again; its first line is the command."""
+    """Start the fixture's sweep again, with the command in the first line of `jobs.jsonl`."""
     command = json.loads((VERSION_1 / "jobs.jsonl").read_text().splitlines()[0])[2].split()
     sweep = [word for word in command[3:] if not word.startswith("hydra.")]
     return calipers(folder, *sweep, "logger=none")
@@ -150,7 +150,7 @@ def test_what_an_earlier_version_did_not_finish_is_run_and_stands_in_the_same_ro
 
 
 def test_what_an_earlier_version_did_with_other_settings_is_run_again(earlier):
-    """That version gave settings of RN50 to every backbone."""
+    """The earlier version gave the settings of RN50 to every backbone."""
     config = jobs(earlier)[4] / ".hydra/config.yaml"
     config.write_text(config.read_text().replace("alpha: 50.0", "alpha: 1.17"))
     done = start_again(earlier)
@@ -160,7 +160,7 @@ def test_what_an_earlier_version_did_with_other_settings_is_run_again(earlier):
 
 
 def test_a_job_of_the_same_version_counts_only_in_its_own_folder(earlier):
-    """Its folder is named after its configuration, which may differ where the command does not."""
+    """The folder is named after the configuration, which may differ for the same command."""
     for path in earlier.glob("output/*/result.json"):
         replace(Result.read(path), version=VERSION).write(path.parent)
     done = calipers(earlier, "-m", "method=zero_shot", "dataset=digits", "shots=1", "seed=1")

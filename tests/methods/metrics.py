@@ -1,4 +1,4 @@
-"""A stand-in for the metrics of a test: only the accuracy."""
+"""A stand-in for the metrics of a test; it computes only the accuracy."""
 
 import torch
 from torch import nn

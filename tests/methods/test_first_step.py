@@ -1,4 +1,4 @@
-"""One step of training each adapter, against the paper's formula in plain torch."""
+"""One training step of each adapter is compared with the paper's formula in plain torch."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def material():
 
 
 def train_one_step(head, support):
-    """One epoch of one batch: the first crop of every support image."""
+    """Train for one epoch of one batch, which is the first crop of every support image."""
     optimizer = partial(torch.optim.AdamW, lr=1e-3, eps=1e-4)
     method = Trained(head, Accuracy(), optimizer, Schedule(1), "last")
     train = SupportBatches(support.features, support.label, head.inputs)
@@ -45,7 +45,7 @@ def train_one_step(head, support):
 
 
 def plain_step(parameters, logits, label, label_smoothing=0.0):
-    """The same step in plain torch; `logits` is computed from `parameters`."""
+    """Take the same step in plain torch; `logits` is computed from `parameters`."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4)
     cross_entropy(logits, label, label_smoothing=label_smoothing).backward()
     optimizer.step()
@@ -131,7 +131,7 @@ def test_pointclip():
     joint = torch.relu(norm(layer(flat, "to_global.1"), "to_global.2"))
     adapted = torch.relu(layer(torch.relu(layer(joint, "to_views.0")), "to_views.2"))
     blended = normalize(0.6 * adapted + 0.4 * features.reshape(n, -1), dim=-1)
-    # The release: the text features of all views side by side, normalised.
+    # The release puts the text features of all views side by side and normalises them.
     logits = 100 * blended @ normalize(text.repeat(1, views), dim=-1).T
     plain_step(list(weight.values()), logits, support.label, label_smoothing=0.2)
     moved = 0

@@ -13,7 +13,7 @@ OUTER, INNER = Range("beta3", 0.01, 1.0, 5), Range("beta2", 0.01, 8.0, 23)
 
 
 class Lines:
-    """Random logits: base + outer · tilt + inner · direction."""
+    """Draw random logits: base + outer · tilt + inner · direction."""
 
     def __init__(self, seed, n=30, c=4, dtype=torch.float64):
         generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def test_among_equally_good_settings_the_nearest_to_the_default_wins(seed, defau
     def distance(outer, inner):
         return math.hypot(math.log(outer / default["beta3"]), math.log(inner / default["beta2"]))
 
-    # A border is approached up to 5 % of its interval's length in log.
+    # The search stays up to 5 % of an interval's log length away from its border.
     slack = 0.05 * math.log(INNER.high / INNER.low)
     for outer in OUTER.grid():
         for inner in np.geomspace(INNER.low, INNER.high, 100):
@@ -91,7 +91,7 @@ def test_an_image_is_right_exactly_inside_its_interval(seed, c):
     base, direction = torch.randint(-2, 3, (2, 20, c), generator=generator).double()
     label = torch.randint(c, (20,), generator=generator)
     low, high = correct_interval(base, direction, label)
-    for x in (-1.03, -0.26, 0.31, 0.77, 1.52, 3.97):  # no crossing of small integers
+    for x in (-1.03, -0.26, 0.31, 0.77, 1.52, 3.97):  # such lines cross at none of these
         right = (base + x * direction).argmax(dim=1) == label
         assert torch.equal(right, (low < x) & (x < high))
 

@@ -44,7 +44,7 @@ def test_the_side_towards_the_lamp_is_the_bright_one():
     right, above, front = (shaded_ball(lamp, 0) for lamp in np.eye(3))
     assert right[8:24, 16:].mean() > 1.5 * right[8:24, :16].mean()
     assert above[:16, 8:24].mean() > 1.5 * above[16:, 8:24].mean()
-    # Lambert's law on a ball lit from the camera: the cosine of the angle to its normal.
+    # By Lambert's law, a ball lit from the camera shows the cosine of the angle to its normal.
     radius = np.sqrt((front > 0).sum() / np.pi)
     assert front[16, 16] == pytest.approx(COLOUR, rel=0.05)
     cosine = np.sqrt(1 - 0.9**2)

@@ -18,7 +18,7 @@ TABLE = "token_embedding.weight"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> list[Path]:
-    """Learn the words twice: on the shipped weights, and by the command on weights without them."""
+    """Learn the words on the shipped weights, and with the command on weights that lack them."""
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
     for folder in folders:
         shutil.copytree(TINY, folder, dirs_exist_ok=True)
@@ -69,4 +69,4 @@ def test_shipped_weights_name_solids_that_they_never_saw():
     texts = tokenizer([f"a photo of a {kind}." for kind in KINDS])
     similarity = model.encode_image(pixels, True) @ model.encode_text(texts, True).T
     right = similarity.argmax(1) == torch.arange(len(KINDS)).repeat_interleave(20)
-    assert 100 * right.float().mean() >= 30  # of ten kinds, by an image tower trained on glyphs
+    assert 100 * right.float().mean() >= 30  # ten kinds; the image tower was trained on glyphs

@@ -47,7 +47,7 @@ def test_loss_falls_below_that_of_ignorance():
     losses: list[float] = []
     train(150, 0, report=lambda step, loss: losses.append(loss))
     assert len(losses) == 150
-    # The first steps learn only how frequent the classes are: 8.4.
+    # The first steps learn only how frequent the classes are, which gives a loss of 8.4.
     assert sum(losses[-10:]) / 10 < 7.9
 
 

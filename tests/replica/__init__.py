@@ -1,4 +1,4 @@
-"""Small replicas of the benchmarks' folders, in CoOp's layout: photographs of printed letters."""
+"""Small replicas of the benchmarks' folders in CoOp's layout, with photographs of letters."""
 
 from pathlib import Path
 
@@ -19,10 +19,10 @@ __all__ = ["DATASETS", "FEW_SHOT", "LAYOUTS", "SHIFTS", "SPLITS", "TINY", "dtd",
 def make(
     dataset: str, data: Path, per_class: int = 6, size: int = 48, classes: str = "abc"
 ) -> Path:
-    """Make `dataset` below `data`, `per_class` images per class and split; returns its folder.
+    """Make `dataset` below `data`, `per_class` images per class and split; return its folder.
 
     ImageNet's training split gets four times as many. Its shifts have only test images, and two of
-    them, like the real ones, not of every class. Beside the images lies what true folders hold too.
+    them lack some classes, like the real ones. The other files of the real folders are made too.
     """
     if dataset in LAYOUTS:
         return coop.make(dataset, data, per_class, size, classes)

@@ -1,4 +1,4 @@
-"""The datasets that a split file of CoOp's describes."""
+"""The datasets that are described by a split file from CoOp."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ from tests.replica.photographs import SPLITS, items, photograph
 
 
 class Layout(NamedTuple):
-    """Where a dataset of CoOp's keeps its images and its split, and what its files are called.
+    """Where a dataset in CoOp's layout keeps its images and its split, and how files are named.
 
-    `part` is "train" also for the validation images, which CoOp drew from the training images.
+    `part` is "train" for validation images too, because CoOp drew them from the training images.
     """
 
     folder: str

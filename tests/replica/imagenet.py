@@ -7,12 +7,12 @@ from tests.replica.photographs import photograph, write
 
 
 class Shift(NamedTuple):
-    """Where a shift of ImageNet keeps its images; keys are formatted as those of CoOp's layouts."""
+    """Where a shift of ImageNet keeps its images; keys are formatted as in CoOp's layouts."""
 
     folder: str
     images: str
     key: str
-    lacks: int = 0  # how many classes, the first ones of classnames.txt
+    lacks: int = 0  # number of missing classes: the first in classnames.txt
 
 
 SHIFTS = {
@@ -31,7 +31,7 @@ SHIFTS = {
 
 
 def make(data: Path, per_class: int, size: int, classes: str) -> Path:
-    """Make ImageNet; a fifth of the training images is held out as validation split."""
+    """Make ImageNet; a fifth of the training images is held out as the validation split."""
     root = data / "imagenet"
     for label, name in enumerate(classes):
         wnid = _wnid(label)
@@ -47,7 +47,7 @@ def make(data: Path, per_class: int, size: int, classes: str) -> Path:
 
 
 def make_shift(shift: str, data: Path, per_class: int, size: int, classes: str) -> Path:
-    """Make one shift, with a copy of `classnames.txt` of its own, as CoOp asks for."""
+    """Make one shift, with its own copy of `classnames.txt`, as CoOp requires."""
     layout = SHIFTS[shift]
     root = data / layout.folder
     for label, name in [*enumerate(classes)][layout.lacks :]:

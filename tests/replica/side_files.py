@@ -17,7 +17,7 @@ Rows = dict[str, list]
 
 
 def add(dataset: str, root: Path, classes: str, rows: Rows) -> None:
-    """Write the side files of `dataset`, where it has any."""
+    """Write the side files of `dataset`, if it has any."""
     writers = {
         "caltech101": _caltech101,
         "oxford_pets": _oxford_pets,

@@ -27,7 +27,7 @@ def drawn(path, image, *maps):
 
 
 def test_positions_are_drawn_row_by_row_and_share_one_scale(tmp_path):
-    """The second of 2 × 2 positions is above on the right; on white, only the colours show."""
+    """The second of 2 × 2 positions is at the top right; a white image shows only the colours."""
     more, less = even(4), even(4)
     more[1] += 0.2
     less[1] -= 0.1

@@ -10,7 +10,7 @@ from src.results.scores import Scores, make_metrics
 
 
 def plain(logits, label):
-    """Every metric by its definition, image by image."""
+    """Compute every metric by its definition, image by image."""
     n, c = len(logits), len(logits[0])
     probability = []
     for row in logits:
@@ -72,7 +72,7 @@ def test_each_metric_equals_its_plain_definition(seed, n, c):
 
 
 def test_a_hopeless_logit_has_a_finite_likelihood():
-    """The probability is 0 in float32, its logarithm is not."""
+    """The probability is 0 in float32, but its logarithm is finite."""
     found = measured(torch.tensor([[0.0, 300.0]]), torch.tensor([0]), 2)
     assert found["nll"] == pytest.approx(300.0)
     assert found["brier"] == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""The page's content, from invented runs; `tests/test_report.py` looks at how it is displayed."""
+"""The page's content for invented runs; `tests/test_report.py` checks how it is displayed."""
 
 import base64
 import re
@@ -13,7 +13,7 @@ from tests.results import VERSION_1, test_record
 
 
 def made_up(folder, classes=5, **changes):
-    """Leave behind what a run without a search does: its answers and its record."""
+    """Write what a run without a search leaves behind: its answers and its record."""
     generator = np.random.default_rng(0)
     label, prediction = generator.integers(classes, size=(2, 300))
     confidence = generator.uniform(0.1, 1, size=300).astype(np.float32)

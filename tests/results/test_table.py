@@ -54,7 +54,7 @@ def test_metrics_that_a_record_lacks_are_blank(printed):
 
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_a_narrow_terminal_cuts_nothing(printed, width):
-    """Columns that do not fit stand in tables below, which repeat the columns that name a row."""
+    """Columns that do not fit go into tables below, which repeat the columns that name a row."""
     name, other = "tip_adapter_with_a_long_name", "calip"
     lines = printed(
         made_up(12.34, method=name, shots=16, **MARKED), made_up(56.78, method=other), width=width

@@ -11,7 +11,7 @@ from src.store.store import FeatureStore
 
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
-    """Two complete entries and one that was interrupted."""
+    """Make two complete entries and one that was interrupted."""
     store = FeatureStore(tmp_path)
     for dataset, split, complete in [("dtd", "test", 1), ("dtd", "train", 0), ("pets", "val", 1)]:
         key = {"dataset": dataset, "split": split, "backbone": "vit_b16"}

@@ -19,7 +19,7 @@ from src.store.store import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = {"dataset": "dtd", "split": "test", "backbone": "rn50", "fingerprint": "ab", "view": None}
-ROWS, STEP = 7, 2  # four shards, the last of one row
+ROWS, STEP = 7, 2  # four shards; the last has one row
 
 
 def features(rows: range) -> dict[str, torch.Tensor]:
