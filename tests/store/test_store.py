@@ -200,7 +200,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(store, tmp_path, kill):
     hidden = [name for name in files(store) if name.startswith(".")]
     assert hidden or kill is KILL_BETWEEN
     done = [int(path.name[6:11]) for path in shards(store)]
-    assert set(done) <= {0, 1}  # two are written at a time
+    assert 2 not in done  # Shard 3, written beside it, may be whole.
     assert store.open(KEY) is None
 
     assert fill(store) == [shard for shard in range(4) if shard not in done]
