@@ -57,7 +57,7 @@ def figures() -> Iterator[Figure]:
     cells = BETA3.steps * BETA2.steps
 
     def ours() -> Search:
-        search = Search("exact", BETA3, BETA2, DEFAULT)
+        search = Search("exact", BETA2, BETA3, DEFAULT)
         for start in range(0, IMAGES, BATCH):
             rows = slice(start, start + BATCH)
             search.add(head, [image[rows], spatial[rows]], label[rows])
@@ -94,11 +94,11 @@ def figures() -> Iterator[Figure]:
         plain / turns.median("ours"),
         100.0,
         # Two products with the text for every position, and the two logits of a line read for
-        # every beta3.
+        # every beta2.
         limit=machine.share(
             turns.median("ours"),
             operations=4 * IMAGES * POSITIONS * DIMENSIONS * CLASSES,
-            moved=2 * 4 * IMAGES * CLASSES * BETA3.steps,
+            moved=2 * 4 * IMAGES * CLASSES * BETA2.steps,
         ),
     )
     blended = first.median("attention") + whole.median("blending")

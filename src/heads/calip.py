@@ -22,13 +22,17 @@ class Calip(Head):
     """Blends CLIP's logits with those of attended text and attended image features.
 
     With `f` the global, `F` `[s, d]` the spatial and `T` `[c, d]` the text features, all
-    normalised, and the affinity `A = attention_factor · F Tᵀ` `[s, c]` (section 3.2; the factor
-    is the release's, SuS-X's re-implementation has 0.5):
+    normalised, and the affinity `A = attention_factor · F Tᵀ` `[s, c]` (section 3.2; the factor is
+    the release's):
 
         visual-guided text    T^a = softmax over s of A, transposed, times F     [c, d]
         text-guided visual    F^a = softmax over c of A, times T                 [s, d]
                               f^a = mean over s + maximum over s of F^a          [d]
         logits = scale · (f Tᵀ + beta2 · f (T^a)ᵀ + beta3 · f^a Tᵀ)              [c]
+
+    SuS-X's re-implementation (Udandarao et al., ICCV 2023) is another method: its factor is 0.5, it
+    normalises T^a and F^a, and it pools F^a through CLIP's attention pooling. An attention factor
+    of 0.5 alone does not give its results.
     """
 
     inputs = ("global", "spatial")
@@ -143,11 +147,11 @@ class Calip(Head):
 
     def lines(
         self,
-        beta3_values: Sequence[float],
+        beta2_values: Sequence[float],
         global_features: Float[Tensor, "n d"],
         spatial_features: Float[Tensor, "n s d"],
     ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]:
-        """For each beta3, `(base, direction)` with logits = base + beta2 · direction."""
+        """For each beta2, `(base, direction)` with logits = base + beta3 · direction."""
         clip, text_term, visual_term = self.terms(global_features, spatial_features)
-        for beta3 in beta3_values:
-            yield clip + beta3 * visual_term, text_term
+        for beta2 in beta2_values:
+            yield clip + beta2 * text_term, visual_term

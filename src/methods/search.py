@@ -1,7 +1,7 @@
 """Choosing one or two settings of a head on labelled images.
 
 The heads that are searched are linear in one setting, the inner one, once the other is fixed:
-logits = base + inner · direction (CALIP: beta2 within beta3; Tip-Adapter: alpha within beta; GDA:
+logits = base + inner · direction (CALIP: beta3 within beta2; Tip-Adapter: alpha within beta; GDA:
 alpha only).
 An image is right on an interval of the inner setting, where its class's line lies above all
 others; so one pass over the images gives, for each outer value, the accuracy at *every* inner

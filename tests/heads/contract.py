@@ -128,5 +128,5 @@ def check_head(node):
 
 def lines_of(head):
     """Name the searched settings: the outer one, if there is one, and the inner one."""
-    orders = {("beta2", "beta3"): ("beta3", "beta2"), ("alpha", "beta"): ("beta", "alpha")}
+    orders = {("alpha", "beta"): ("beta", "alpha")}
     return orders.get(tuple(head.searched), head.searched)

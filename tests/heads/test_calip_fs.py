@@ -128,10 +128,10 @@ def test_logits_equal_the_plain_computation(seed, shape, beta2, beta3, shared):
     )
     torch.testing.assert_close(head(image, spatial), expected)
     for value, (base, direction) in zip(
-        (0.3, beta3), head.lines((0.3, beta3), image, spatial), strict=True
+        (0.3, beta2), head.lines((0.3, beta2), image, spatial), strict=True
     ):
-        head.beta3 = value
-        torch.testing.assert_close(base + beta2 * direction, head(image, spatial))
+        head.beta2 = value
+        torch.testing.assert_close(base + beta3 * direction, head(image, spatial))
 
 
 @given(st.integers(0, 2**31), sizes, st.floats(0, 6), st.floats(0, 2), st.booleans())

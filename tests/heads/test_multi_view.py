@@ -30,10 +30,10 @@ def test_logits_and_lines_are_the_weighted_sums_of_each_views(features):
     several = MultiView(head, WEIGHTS)
     torch.testing.assert_close(several(image, spatial), summed([head(*view) for view in views]))
     for value, (base, direction) in zip(
-        (0.1, 0.3), several.lines((0.1, 0.3), image, spatial), strict=True
+        (0.1, 1.1), several.lines((0.1, 1.1), image, spatial), strict=True
     ):
-        head.beta3 = value
-        torch.testing.assert_close(base + 1.1 * direction, several(image, spatial))
+        head.beta2 = value
+        torch.testing.assert_close(base + 0.3 * direction, several(image, spatial))
 
 
 def test_a_cache_holds_every_view_of_every_object(features):

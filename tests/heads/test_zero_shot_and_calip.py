@@ -36,11 +36,11 @@ def test_calip_equals_the_plain_computation(tensors, factor, beta2, beta3):
     head = Calip(text, 100.0, factor, beta2, beta3)
     expected = torch.tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(head(image, spatial), expected, atol=1e-5, rtol=0)
-    for beta3_value, (base, direction) in zip(
-        (0.3, beta3), head.lines((0.3, beta3), image, spatial), strict=True
+    for value, (base, direction) in zip(
+        (0.3, beta2), head.lines((0.3, beta2), image, spatial), strict=True
     ):
-        head.beta3 = beta3_value
-        torch.testing.assert_close(base + beta2 * direction, head(image, spatial))
+        head.beta2 = value
+        torch.testing.assert_close(base + beta3 * direction, head(image, spatial))
 
 
 def test_the_largest_factor_is_no_trouble_in_float32_and_a_larger_one_is_refused():

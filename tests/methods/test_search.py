@@ -6,10 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.config import compose
 from src.errors import UserError
-from src.methods.search import Range, Search, correct_interval
+from src.heads.calip import Calip
+from src.methods.search import Range, Search, correct_interval, search_from
 
-OUTER, INNER = Range("beta3", 0.01, 1.0, 5), Range("beta2", 0.01, 8.0, 23)
+OUTER, INNER = Range("beta2", 0.01, 1.0, 5), Range("beta3", 0.01, 8.0, 23)
 
 
 class Lines:
@@ -37,7 +39,7 @@ class Lines:
         return search.best()
 
 
-defaults = st.fixed_dictionaries({"beta3": st.floats(0.02, 0.9), "beta2": st.floats(0.02, 7)})
+defaults = st.fixed_dictionaries({"beta2": st.floats(0.02, 0.9), "beta3": st.floats(0.02, 7)})
 
 
 @given(st.integers(0, 2**31), defaults)
@@ -49,15 +51,44 @@ def test_grid_search_is_a_double_loop_in_which_the_first_best_wins(seed, default
             if lines.right(outer, inner) > best[0]:
                 best = (lines.right(outer, inner), outer, inner)
     choice = lines.search("grid", default)
-    assert choice.settings == {"beta3": best[1], "beta2": best[2]}
+    assert choice.settings == {"beta2": best[1], "beta3": best[2]}
     assert choice.accuracy == pytest.approx(100 * best[0] / len(lines.label))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_calips_grid_settles_ties_as_its_release_does(seed):
+    """The release loops over beta2 outside and over beta3 inside, and only a better cell wins."""
+    generator = torch.Generator().manual_seed(seed)
+    image, spatial, text = (
+        torch.randn(*shape, 8, generator=generator, dtype=torch.float64)
+        for shape in [(12,), (12, 4), (3,)]
+    )
+    label = torch.randint(3, (12,), generator=generator)
+    cfg = compose(["method=calip", "dataset=digits"])
+    head = Calip(text, 100.0, 2.0, 1.12, 0.02)
+    search = search_from("grid", cfg.method.search, head.chosen())
+    search.add(head, [image, spatial], label)
+
+    clip, by_text, by_image = head.terms(image, spatial)
+    best = (-1, 0.0, 0.0)
+    for i in range(200):
+        beta2 = i * (2.0 - 0.001) / 200 + 0.001
+        for j in range(200):
+            beta3 = j * (0.1 - 0.001) / 200 + 0.001
+            logits = clip + beta2 * by_text + beta3 * by_image
+            right = int((logits.argmax(dim=1) == label).sum())
+            if right > best[0]:
+                best = (right, beta2, beta3)
+    settings, accuracy = search.best()
+    assert (settings["beta2"], settings["beta3"]) == pytest.approx(best[1:])
+    assert accuracy == pytest.approx(100 * best[0] / 12)
 
 
 @given(st.integers(0, 2**31), defaults)
 def test_exact_search_is_at_least_as_good_as_any_grid(seed, default):
     lines = Lines(seed)
     choice = lines.search("exact", default)
-    outer, inner = choice.settings["beta3"], choice.settings["beta2"]
+    outer, inner = choice.settings["beta2"], choice.settings["beta3"]
     assert lines.right(outer, inner) == round(choice.accuracy * len(lines.label) / 100)
     assert choice.accuracy >= lines.search("grid", default).accuracy
     fine = np.linspace(INNER.low, INNER.high, 300)
@@ -72,7 +103,7 @@ def test_among_equally_good_settings_the_nearest_to_the_default_wins(seed, defau
     right = round(choice.accuracy * 6 / 100)
 
     def distance(outer, inner):
-        return math.hypot(math.log(outer / default["beta3"]), math.log(inner / default["beta2"]))
+        return math.hypot(math.log(outer / default["beta2"]), math.log(inner / default["beta3"]))
 
     # The search stays up to 5 % of an interval's log length away from its border.
     slack = 0.05 * math.log(INNER.high / INNER.low)
@@ -80,7 +111,7 @@ def test_among_equally_good_settings_the_nearest_to_the_default_wins(seed, defau
         for inner in np.geomspace(INNER.low, INNER.high, 100):
             if lines.right(outer, inner) == right:
                 assert distance(*choice.settings.values()) <= distance(outer, inner) + slack
-    if lines.right(default["beta3"], default["beta2"]) == right:
+    if lines.right(default["beta2"], default["beta3"]) == right:
         assert choice.settings == default
 
 
@@ -104,20 +135,20 @@ def test_an_empty_range_is_refused(bounds):
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(UserError, match=r"selection\.search=random"):
-        Search("random", OUTER, INNER, {"beta3": 0.1, "beta2": 1.0})
+        Search("random", OUTER, INNER, {"beta2": 0.1, "beta3": 1.0})
 
 
 @pytest.mark.parametrize("mode", ["exact", "grid"])
 def test_the_surface_is_the_accuracy_at_every_point_of_the_grid(mode):
     lines = Lines(3)
-    search = Search(mode, OUTER, INNER, {"beta3": 0.3, "beta2": 1.0})
+    search = Search(mode, OUTER, INNER, {"beta2": 0.3, "beta3": 1.0})
     search.add(lines, [torch.arange(len(lines.label))], lines.label)
     surface = search.surface()
-    assert list(surface.axes) == ["beta3", "beta2"]
+    assert list(surface.axes) == ["beta2", "beta3"]
     assert surface.accuracy.dtype == np.float32
     expected = [
-        [100 * lines.right(outer, inner) / len(lines.label) for inner in surface.axes["beta2"]]
-        for outer in surface.axes["beta3"]
+        [100 * lines.right(outer, inner) / len(lines.label) for inner in surface.axes["beta3"]]
+        for outer in surface.axes["beta2"]
     ]
     np.testing.assert_allclose(surface.accuracy, expected, rtol=1e-6)
 
