@@ -27,18 +27,25 @@ class Augmentation:
         crops: how many crops of each image, 1 or more.
         min_scale: the least share of the image's area that a crop keeps, above 0, at most 1.
         horizontal_flip: mirror each crop with a chance of one half.
+        first: the number of the first crop; other numbers are other crops.
     """
 
     crops: int
     min_scale: float
     horizontal_flip: bool
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.crops < 1 or not 0 < self.min_scale <= 1:
             raise UserError(
                 f"crops={self.crops} must be 1 or more, and min_scale={self.min_scale} above 0 and "
-                "at most 1: correct method.support."
+                "at most 1: correct method.support, or method.training.crops."
             )
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the crops."""
+        return range(self.first, self.first + self.crops)
 
 
 class Crop(NamedTuple):

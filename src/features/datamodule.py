@@ -72,7 +72,7 @@ class FeatureBatches(Dataset[dict[str, Tensor]]):
 
 
 class SupportBatches(Dataset[dict[str, Tensor]]):
-    """The support set in shuffled batches, in each epoch another crop of every image.
+    """The support set in shuffled batches, in each epoch the next crop of every image.
 
     An item is addressed by (crop, rows of the support set), as `ShuffledCrops` draws them.
     """
@@ -93,21 +93,38 @@ class SupportBatches(Dataset[dict[str, Tensor]]):
 
 
 class ShuffledCrops(Sampler[tuple[int, Tensor]]):
-    """Addresses for `SupportBatches`; the order in epoch n depends only on the seed and n."""
+    """Addresses for `SupportBatches`; the order in epoch n depends only on the seed and n.
 
-    def __init__(self, crops: int, rows: int, batch_size: int, seed: int) -> None:
-        self.crops, self.rows, self.batch_size, self.seed = crops, rows, batch_size, seed
+    After the last crop, the first one comes again.
+    """
+
+    def __init__(
+        self, crops: int, rows: int, batch_size: int, seed: int, drop_last: bool = False
+    ) -> None:
+        """Say what there is to draw from.
+
+        Args:
+            crops: crops of each image.
+            rows: images.
+            batch_size: images per batch.
+            seed: decides the order.
+            drop_last: leave a last, smaller batch out, if there is a whole one; the images that it
+                would hold differ from epoch to epoch.
+        """
+        self.crops, self.batch_size, self.seed = crops, batch_size, seed
+        self.rows = rows
+        self.used = rows - rows % batch_size if drop_last and rows >= batch_size else rows
         self.epoch = 0
 
     def __len__(self) -> int:
-        return math.ceil(self.rows / self.batch_size)
+        return math.ceil(self.used / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.rows, generator=generator)
         crop = self.epoch % self.crops
         self.epoch += 1
-        return ((crop, rows) for rows in torch.split(order, self.batch_size))
+        return ((crop, rows) for rows in torch.split(order[: self.used], self.batch_size))
 
 
 class FeatureDataModule(LightningDataModule):
@@ -126,6 +143,7 @@ class FeatureDataModule(LightningDataModule):
         validation: Features | None = None,
         train: SupportBatches | None = None,
         train_batch_size: int = 1,
+        drop_last: bool = False,
         seed: int = 0,
         test_order: Int[Tensor, " n"] | None = None,
     ) -> None:
@@ -138,18 +156,24 @@ class FeatureDataModule(LightningDataModule):
             validation: labelled images that settings may be chosen on.
             train: the support set, for methods that train by gradient.
             train_batch_size: rows per step of training.
+            drop_last: leave a last, smaller batch of training out, as `ShuffledCrops` does.
             seed: decides the order of training.
             test_order: see the attribute.
         """
         super().__init__()
         self.inputs, self.rows_per_batch = inputs, batch_size
         self.test, self.validation, self.train = test, validation, train
-        self.train_rows_per_batch, self.seed, self.test_order = train_batch_size, seed, test_order
+        self.train_rows_per_batch, self.drop_last = train_batch_size, drop_last
+        self.seed, self.test_order = seed, test_order
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         assert self.train is not None
         order = ShuffledCrops(
-            self.train.crops, len(self.train.label), self.train_rows_per_batch, self.seed
+            self.train.crops,
+            len(self.train.label),
+            self.train_rows_per_batch,
+            self.seed,
+            self.drop_last,
         )
         return DataLoader(self.train, batch_size=None, sampler=order)
 

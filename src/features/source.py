@@ -282,7 +282,7 @@ class ImageFeatures:
     ) -> None:
         from src.features.extract import extract
 
-        numbers = [None] if augmentation is None else range(augmentation.crops)
+        numbers = [None] if augmentation is None else augmentation.numbers
         crops = [Crop(item, number) for number in numbers for item in items]
         rows_per_shard = BATCHES_PER_SHARD * self._batch_size
         with self._store.writing(key, len(crops), rows_per_shard, self._made_by()) as writer:
@@ -363,7 +363,8 @@ def _holding(inputs: Sequence[str]) -> list[list[str]]:
 
 def _preprocessing(augmentation: Augmentation) -> dict[str, Any]:
     """Describe crops in the words of the entries that exist, where they are called views."""
-    return {
+    first = {"first": augmentation.first} if augmentation.first else {}
+    return first | {
         "views": augmentation.crops,
         "min_scale": augmentation.min_scale,
         "horizontal_flip": augmentation.horizontal_flip,

@@ -143,13 +143,9 @@ def make_support(cfg: DictConfig, source: FeatureSource, head: Head) -> Support 
     Raises:
         UserError: the dataset lacks images, or images of a class that the head needs.
     """
-    settings = cfg.method.support
-    if settings is None:
+    if cfg.method.support is None:
         return None
-    augmentation = None
-    if settings.crops is not None:
-        augmentation = Augmentation(settings.crops, settings.min_scale, settings.horizontal_flip)
-    support = Support(*source.support(cfg.shots, cfg.seed, head.inputs, augmentation))
+    support = _draw(cfg, source, head.inputs, cfg.method.support.crops)
     missing = support.missing(source.class_names)
     if head.needs_every_class and missing:
         why = f" ({len(source.skipped_images)} are skipped)" if source.skipped_images else ""
@@ -161,10 +157,27 @@ def make_support(cfg: DictConfig, source: FeatureSource, head: Head) -> Support 
     return support
 
 
+def _draw(
+    cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], crops: int | None, first: int = 0
+) -> Support:
+    settings, augmentation = cfg.method.support, None
+    if crops is not None:
+        augmentation = Augmentation(crops, settings.min_scale, settings.horizontal_flip, first)
+    return Support(*source.support(cfg.shots, cfg.seed, inputs, augmentation))
+
+
 def make_data(
     cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], support: Support | None
 ) -> FeatureDataModule:
-    """Gather what is tested, selected and trained on."""
+    """Gather what is tested, selected and trained on.
+
+    Args:
+        cfg: the configuration.
+        source: where the features come from.
+        inputs: those that the head takes.
+        support: what the head was shown; None if there is nothing to train on. The training sees
+            the very same crops, or `method.training.crops` others.
+    """
     training = cfg.method.training
     # Methods that train watch their validation accuracy even where they choose nothing by it.
     selection = selection_of(cfg) if training is None else cfg.selection.name
@@ -174,6 +187,9 @@ def make_data(
     elif selection != "fixed":
         validation = source.split(selection, inputs)
     if training is not None and support is not None:
+        if training.get("crops") is not None:
+            first = cfg.method.support.crops or 0
+            support = _draw(cfg, source, inputs, training.crops, first)
         train = SupportBatches(support.features, support.label, inputs)
     return FeatureDataModule(
         inputs,
@@ -182,6 +198,7 @@ def make_data(
         validation=validation,
         train=train,
         train_batch_size=1 if training is None else training.batch_size,
+        drop_last=training is not None and training.get("drop_last", False),
         seed=cfg.seed,
     )
 

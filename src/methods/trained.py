@@ -19,10 +19,13 @@ from src.methods.search import Search, ViewSearch
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate over training: a constant warm-up, then a cosine to zero.
+    """The learning rate over training: a constant warm-up, then a cosine.
+
+    The cosine begins after the warm-up, and its period is that of all epochs: after a warm-up, the
+    rate does not come down to zero. So it is in Dassl, by which CoOp and PointCLIP are trained.
 
     Attributes:
-        epochs: passes over the support set, each with another crop of every image.
+        epochs: passes over the support set.
         interval: how often the rate changes.
         warmup_epochs: epochs at `warmup_lr` before the cosine begins.
         warmup_lr: the learning rate of the warm-up.
@@ -44,7 +47,7 @@ class Schedule:
         """Make the scheduler that Lightning advances every `interval`."""
         scale = steps_per_epoch if self.interval == "step" else 1
         warmup, total = self.warmup_epochs * scale, self.epochs * scale
-        cosine = CosineAnnealingLR(optimizer, T_max=total - warmup)
+        cosine = CosineAnnealingLR(optimizer, T_max=total)
         if warmup == 0:
             return cosine
         factor = self.warmup_lr / optimizer.defaults["lr"]

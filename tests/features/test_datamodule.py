@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from src.features.datamodule import ChosenRows, FeatureBatches
+from src.features.datamodule import ChosenRows, FeatureBatches, ShuffledCrops
 from src.features.precomputed import Rows
 
 
@@ -36,3 +37,22 @@ def test_chosen_rows_are_those_of_every_tensor():
     part = chosen.rows(1, 5)
     assert part["label"].tolist() == [2, 3, 7, 5]
     assert part["global"][:, 0].tolist() == [4, 6, 14, 10]
+
+
+@pytest.mark.parametrize(
+    ("images", "drop_last", "sizes"),
+    [(80, True, [32, 32]), (80, False, [32, 32, 16]), (20, True, [20]), (32, True, [32])],
+)
+def test_the_last_smaller_batch_is_left_out_where_there_is_a_whole_one(images, drop_last, sizes):
+    """CoOp's loader drops the last batch unless the support set is smaller than a batch."""
+    order = ShuffledCrops(3, images, 32, seed=0, drop_last=drop_last)
+    assert len(order) == len(sizes)
+    seen = set()
+    for epoch in range(6):
+        batches = list(order)
+        assert [len(rows) for _, rows in batches] == sizes
+        assert {crop for crop, _ in batches} == {epoch % 3}
+        drawn = [row for _, rows in batches for row in rows.tolist()]
+        assert len({*drawn}) == len(drawn) == sum(sizes)
+        seen.update(drawn)
+    assert seen == set(range(images))  # another few are left out in each epoch

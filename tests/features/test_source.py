@@ -111,6 +111,17 @@ def test_support_holds_every_crop_of_every_image(source, dataset):
         )
 
 
+def test_further_crops_are_others_and_are_stored_beside_the_first(source):
+    def drawn(crops, first=0):
+        augmentation = Augmentation(crops, min_scale=0.5, horizontal_flip=True, first=first)
+        features, _ = source.support(2, seed=0, inputs=["global"], augmentation=augmentation)
+        return features["global"]
+
+    first, further = drawn(2), drawn(3, first=2)
+    assert torch.equal(torch.cat([first, further]), drawn(5))
+    assert not any(torch.equal(one, other) for one in first for other in further)
+
+
 def test_plain_support_is_one_unaugmented_crop(source):
     features, label = source.support(shots=2, seed=0, inputs=BOTH, augmentation=None)
     assert features["global"].shape[:2] == (1, 6)

@@ -101,10 +101,13 @@ def rates(schedule, steps_per_epoch, lr=0.002):
     return found
 
 
-def test_the_warm_up_is_constant_and_the_cosine_ends_near_zero():
+def test_after_the_warm_up_epoch_the_cosines_period_is_all_epochs_as_in_coop():
     found = rates(Schedule(6, "epoch", warmup_epochs=1, warmup_lr=1e-5), steps_per_epoch=7)
-    cosine = [0.002 * (1 + math.cos(math.pi * t / 5)) / 2 for t in range(5)]
+    cosine = [0.002 * (1 + math.cos(math.pi * t / 6)) / 2 for t in range(5)]
     assert found == pytest.approx([1e-5, *cosine])
+
+
+def test_without_a_warm_up_the_cosine_ends_near_zero():
     per_step = rates(Schedule(2, "step"), steps_per_epoch=5)
     assert per_step == pytest.approx(
         [0.002 * (1 + math.cos(math.pi * t / 10)) / 2 for t in range(10)]
