@@ -29,7 +29,7 @@ from src.files import CONFIG_DIR, ROOT
 from src.resolvers import check_backbone
 
 WITHOUT_EFFECT = {
-    "attention_images", "force", "group", "hydra", "logger", "paths", "save_predictions", "trainer",
+    "attention_images", "force", "group", "hydra", "logger", "paths", "save_predictions",
 }  # fmt: skip
 """Parts of the configuration that no metric depends on."""
 
@@ -38,10 +38,15 @@ def config_hash(cfg: DictConfig) -> str:
     """Hash the parts of a configuration that can change what a run finds.
 
     Where the project itself lies is not among them, nor which tables its settings were looked up
-    in: their values are.
+    in: their values are. Shots and seed are among them where they decide which images a run sees;
+    of a checkpoint, they are its own, as the method's settings are.
     """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
     relevant["method"].pop("settings", None)
+    if cfg.ckpt_path is not None:
+        relevant["method"] = cfg.method.name
+    if not draws_images(cfg):
+        del relevant["shots"], relevant["seed"]
     content = json.dumps(relevant, sort_keys=True).replace(str(ROOT), "")
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -51,7 +56,40 @@ def _resolved(cfg: DictConfig, key: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_), replace=True)
+def draws_images(cfg: DictConfig) -> bool:
+    """Say whether it depends on `shots` and `seed` which labelled images a run sees."""
+    few_shot = cfg.method.support is not None or selection_of(cfg) == "val_few_shot"
+    return few_shot and cfg.ckpt_path is None
+
+
+def selection_of(cfg: DictConfig) -> str:
+    """Name what settings are chosen on; `fixed` where the method has nothing to choose."""
+    chooses = (
+        cfg.method.search is not None
+        or cfg.method.module.get("keep") == "best"
+        or searches_views(cfg)
+    )
+    return str(cfg.selection.name) if chooses else "fixed"
+
+
+def searches_views(cfg: DictConfig) -> bool:
+    """Say whether the weights of depth maps are chosen."""
+    return bool(cfg.dataset.get("view_weights") == "search")
+
+
+def run_group(cfg: DictConfig) -> str:
+    """Name the W&B group of a single run."""
+    return str(cfg.group or f"{cfg.dataset.name}-{cfg.backbone.name}")
+
+
+def _job_name(*, _root_: DictConfig) -> str:
+    """`${job_name:}`: what tells a job of a sweep from the others."""
+    drawn = [_root_.shots, _root_.seed] if draws_images(_root_) else []
+    names = (_root_.dataset.name, _root_.backbone.name, _root_.method.name)
+    return "-".join(map(str, [*names, *drawn, config_hash(_root_)]))
+
+
+OmegaConf.register_new_resolver("job_name", _job_name, replace=True)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

@@ -4,6 +4,7 @@ Torch is imported only once the configuration has been composed and checked.
 """
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from src.command_line import explaining, run_command
 from src.config import as_lists
 from src.files import CONFIG_DIR
 from src.job import sweep
+from src.job.folder import claim, keep_configuration
 from src.job.job import run, sweeping
 
 
@@ -21,7 +23,10 @@ def main(cfg: DictConfig) -> float | None:
     if sweeping():
         return sweep.run_job(cfg, run)
     with explaining():  # before Hydra adds words of its own
-        return run(cfg)
+        folder = Path(cfg.paths.output)
+        with claim(folder, "hydra.run.dir"):
+            keep_configuration(cfg, folder)
+            return run(cfg)
 
 
 if __name__ == "__main__":

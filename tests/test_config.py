@@ -77,6 +77,32 @@ def test_the_config_hash_ignores_what_cannot_change_a_figure():
     assert len({hashed(), *others}) == 4
 
 
+def test_the_trainers_settings_are_part_of_a_configuration():
+    """A sweep over `+trainer.gradient_clip_val` is several jobs."""
+    hashes = {
+        config_hash(compose(["method=coop", f"+trainer.{setting}"]))
+        for setting in ("gradient_clip_val=0.1", "gradient_clip_val=9", "limit_test_batches=1")
+    }
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "drawn"),
+    [
+        (["method=zero_shot"], False),
+        (["method=calip"], False),
+        (["method=calip", "selection=val"], False),
+        (["method=calip", "selection=val_few_shot"], True),
+        (["method=tip_adapter", "selection=fixed"], True),
+        (["method=coop"], True),
+        (["method=coop", "ckpt_path=c.ckpt"], False),
+    ],
+)
+def test_shots_and_seed_count_only_where_they_choose_images(overrides, drawn):
+    first, other = (compose([*overrides, f"shots={n}", f"seed={n}"]) for n in (1, 9))
+    assert (config_hash(first) != config_hash(other)) == drawn
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -20,26 +20,25 @@ from tests.shared import SHARED, needs_shared
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Run four jobs on the embedded default, with all loggers and an empty store at first."""
+    """Run two jobs on the embedded default, with all loggers and an empty store at first."""
     folder = tmp_path_factory.mktemp("sweep")
     done = calipers(folder, "-m", "method=zero_shot,calip", "dataset=digits", "seed=0,1")
     assert done.returncode == 0, done.stderr
     return folder, done
 
 
-def test_a_sweep_runs_every_job_and_ends_in_one_table(sweep):
+def test_methods_that_draw_no_images_are_run_once_in_a_sweep_over_seeds(sweep):
     folder, done = sweep
     results = [Result.read(job / "result.json") for job in jobs(folder)]
     assert [(r.method, r.seed) for r in results] == [
-        ("zero_shot", 0), ("zero_shot", 1), ("calip", 0), ("calip", 1),
+        ("zero_shot", 0), ("zero_shot", 0), ("calip", 0), ("calip", 0),
     ]  # fmt: skip
+    assert len([*folder.glob("output/*/result.json")]) == 2
+    assert results[0].accuracy >= 75
     table = done.stdout[done.stdout.index("all runs in") :]
-    for found in results:
-        assert f"{found.method}" in table
+    for found in results[0], results[2]:
+        assert sum(found.method in line.split() for line in table.splitlines()) == 1
         assert f"{found.accuracy:.2f}" in table
-    # These jobs draw no support set, so the seed changes nothing.
-    assert results[0].accuracy == results[1].accuracy >= 75
-    assert results[2].accuracy == results[3].accuracy
 
 
 def test_a_result_holds_the_whole_contract(sweep):
@@ -85,7 +84,7 @@ def test_wandb_has_a_run_with_the_table_and_the_report_of_a_sweep(sweep):
     (path,) = offline.parent.glob("files/media/table/runs_*.json")
     table = json.loads(path.read_text())
     found = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    expected = [json.loads((job / "result.json").read_text()) for job in jobs(sweep[0])]
+    expected = [json.loads((job / "result.json").read_text()) for job in jobs(sweep[0])[::2]]
     for key in ("method", "seed", "accuracy", "command"):
         assert [row[key] for row in found] == pytest.approx([one[key] for one in expected])
 

@@ -1,7 +1,7 @@
 """From a composed configuration to the objects of a run."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.clip.crops import Augmentation
-from src.config import build
+from src.config import build, searches_views, selection_of
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
 from src.data.text_files import listing
@@ -102,38 +102,21 @@ def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list
     return make_prompts(class_names, list(cfg.dataset.templates))
 
 
-def selection_of(cfg: DictConfig) -> str:
-    """Name what settings are chosen on; `fixed` where the method has nothing to choose."""
-    chooses = (
-        cfg.method.search is not None
-        or cfg.method.module.get("keep") == "best"
-        or _searches_views(cfg)
-    )
-    return str(cfg.selection.name) if chooses else "fixed"
-
-
-def make_head(cfg: DictConfig, source: FeatureSource, chosen: Mapping[str, Any]) -> Head:
+def make_head(cfg: DictConfig, source: FeatureSource) -> Head:
     """Build the method's head; it has not seen the support set yet.
-
-    Args:
-        cfg: the configuration.
-        source: what the head is built from.
-        chosen: settings of an earlier run that take the place of the configuration's.
 
     Raises:
         UserError: the method is not made for what the dataset holds, or a setting is out of range.
     """
     head_class: Any = get_class(cfg.method.head._target_)
     weights = _check_views(cfg, head_class, source.n_views)
-    settings = _settings(cfg)
-    settings |= {name: value for name, value in chosen.items() if name in settings}
     given = {name: getattr(source, name) for name in head_class.given}
     # The seed is set here because what was loaded before may have used random numbers.
     seed_everything(cfg.seed, verbose=False)
-    head: Head = head_class(**given, **settings)
+    head: Head = head_class(**given, **_settings(cfg))
     check_built(head)
     if weights is not None:
-        return MultiView(head, chosen.get("view_weights", weights))
+        return MultiView(head, weights)
     return head
 
 
@@ -208,7 +191,7 @@ def make_method(cfg: DictConfig, head: Head, n_classes: int) -> Method:
     searches: list[Search | ViewSearch] = []
     if selection_of(cfg) != "fixed" and "inner" in (cfg.method.search or {}):
         searches.append(search_from(cfg.selection.search, cfg.method.search, head.chosen()))
-    if _searches_views(cfg):
+    if searches_views(cfg):
         searches.append(ViewSearch())
     method: Method = build(
         cfg.method.module,
@@ -256,10 +239,6 @@ def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> list[fl
             "point clouds: choose another method, or pointclip."
         )
     return None if views is None else _view_weights(cfg, views)
-
-
-def _searches_views(cfg: DictConfig) -> bool:
-    return bool(cfg.dataset.get("view_weights") == "search")
 
 
 def _view_weights(cfg: DictConfig, views: int) -> list[float]:

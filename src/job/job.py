@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import build, validate
-from src.job import attention_images, shift
+from src.config import build, run_group, validate
+from src.job import attention_images, reuse, shift
 from src.job.clock import Clock
 from src.resolvers import settings_from
 
@@ -44,16 +44,22 @@ def run(cfg: DictConfig) -> float:
         from src.methods import checkpoint
         from src.results.table import show
     _quiet()
+    cfg.group = run_group(cfg)
     assembly.check_method(cfg)
     if cfg.method.settings and not sweeping():
         log.info("settings of %s: %s", cfg.method.name, settings_from(cfg))
     saved = None if cfg.ckpt_path is None else checkpoint.read(Path(cfg.ckpt_path), cfg.method.name)
+    if saved is not None:
+        reuse.adopt(cfg, saved)
     with clock("features"):
         source = assembly.make_source(cfg, dataset)
-        head = assembly.make_head(cfg, source, {} if saved is None else _settings(saved))
+        if saved is not None:
+            reuse.check(saved, cfg.dataset.name, source.origin, source.class_names)
+        head = assembly.make_head(cfg, source)
         method = assembly.make_method(cfg, head, len(source.class_names))
         support = assembly.make_support(cfg, source, head)
-        data = assembly.make_data(cfg, source, method.inputs, support)
+        train_on = support if saved is None else None
+        data = assembly.make_data(cfg, source, method.inputs, train_on)
         # Anything wrong with further datasets shows before anything is trained.
         elsewhere = [shift.test_features(cfg, other, method.inputs) for other in others]
     training = cfg.method.training
@@ -67,10 +73,11 @@ def run(cfg: DictConfig) -> float:
     with clock("test"):
         (metrics,) = trainer.test(method, datamodule=data, verbose=False)
     answers = method.answers
-    result = recording.make_result(cfg, source, method, metrics, adapted, clock)
+    result = recording.make_result(cfg, source, data, method, metrics, adapted, clock)
     output = Path(cfg.paths.output)
     if training is not None and saved is None:
-        checkpoint.save(trainer, method, output / checkpoint.FILE, asdict(result))
+        path = output / checkpoint.FILE
+        checkpoint.save(trainer, method, path, asdict(result), source.class_names)
     evaluations = [
         shift.evaluate(cfg, other, features, method, result)
         for other, features in zip(others, elsewhere, strict=True)
@@ -111,10 +118,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
-def _settings(saved: "Saved") -> dict[str, Any]:
-    return dict(saved.result["hyperparameters"])
-
-
 def _adapt(
     trainer: "Trainer",
     method: "Method",
@@ -122,16 +125,18 @@ def _adapt(
     saved: "Saved | None",
     clock: Clock,
 ) -> dict[str, Any]:
-    """Train and search, or take both from a checkpoint; return what validation says."""
+    """Train and search, or take both from a checkpoint; return what the record says of it."""
     from src.methods import checkpoint
 
     if saved is not None:
         checkpoint.restore(method, saved)
-        return {name: saved.result[name] for name in ("selection", "validation_accuracy")}
+        return {name: saved.result[name] for name in reuse.OF_THE_RUN if name in saved.result}
     found: dict[str, Any] = {}
     if data.train is not None:
         with clock("fit"):
             trainer.fit(method, datamodule=data)
+        found["epochs"] = trainer.current_epoch
+        found["distinct_crops"] = min(data.train.crops, trainer.current_epoch)
     if data.validation is not None:
         with clock("selection"):
             for _ in range(max(1, len(method.searches))):

@@ -12,10 +12,11 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from src.config import config_hash, rerun_command
+from src.config import config_hash, rerun_command, selection_of
+from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
 from src.files import replacing
-from src.job.assembly import hyperparameters, selection_of
+from src.job.assembly import hyperparameters
 from src.job.clock import Clock
 from src.methods.base import Answers, Method
 from src.methods.search import Surface
@@ -28,6 +29,7 @@ from src.results.published import published
 def make_result(
     cfg: DictConfig,
     source: FeatureSource,
+    data: FeatureDataModule,
     method: Method,
     metrics: Mapping[str, float],
     adapted: Mapping[str, Any],
@@ -38,10 +40,11 @@ def make_result(
     Args:
         cfg: the run's configuration.
         source: where its features came from.
+        data: what it was tested on.
         method: as it was tested.
         metrics: what the test found.
-        adapted: what validation found: `validation_accuracy`, and `selection` if that is not the
-            configuration's.
+        adapted: what training and validation found, and what a checkpoint says in place of the
+            configuration, by the record's names.
         clock: the times of its stages.
     """
     selection = adapted.get("selection", selection_of(cfg))
@@ -58,16 +61,18 @@ def make_result(
         metrics=metrics,
         validation_accuracy=adapted.get("validation_accuracy"),
         hyperparameters=hyperparameters(cfg, method.head),
-        settings_from=settings_from(cfg),
+        settings_from=adapted.get("settings_from", settings_from(cfg)),
         selected_on_test=selection == "test",
         saw_test_images=method.sees_test_images,
-        n_test=len(method.answers.outcome["label"]),
+        **tested(method, data.test),
         skipped_images=len(source.skipped_images),
         n_classes=len(source.class_names),
         trainable_parameters=method.trainable_parameters(),
-        epochs=0 if cfg.method.training is None else cfg.method.training.epochs,
+        epochs=adapted.get("epochs", 0),
+        distinct_crops=adapted.get("distinct_crops", 0),
         timings_s=clock.seconds,
         threads=torch.get_num_threads(),
+        points=cfg.dataset.get("points"),
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         published=published_for(cfg, cfg.dataset.name, shots),
         config_hash=config_hash(cfg),
@@ -76,6 +81,12 @@ def make_result(
         started_at=clock.started_at.isoformat(timespec="milliseconds"),
         command=rerun_command(HydraConfig.get()),
     )
+
+
+def tested(method: Method, test: Features) -> dict[str, Any]:
+    """Count the images that were tested, and say whether the split holds more of them."""
+    count = len(method.answers.outcome["label"])
+    return {"n_test": count, "partial_test": count < len(test)}
 
 
 def published_for(cfg: DictConfig, dataset: str, shots: int) -> float | None:

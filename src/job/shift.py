@@ -134,7 +134,7 @@ def evaluate(
         result,
         dataset=other.name,
         metrics=metrics,
-        n_test=len(test),
+        **recording.tested(method, test),
         n_classes=len(other.classes),
         skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,

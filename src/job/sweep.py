@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -26,13 +26,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.command_line import explain, fail
-from src.config import WITHOUT_EFFECT, rerun_command
+from src.command_line import explain, explaining, fail
+from src.config import WITHOUT_EFFECT, config_hash, rerun_command, run_group
 from src.errors import UserError
-from src.files import replacing, write_json
+from src.files import ROOT, replacing, write_json
+from src.job.folder import CONFIGURATION, LOCK, claim, keep_configuration
 from src.results.ending import present
 from src.results.record import FAILURE, FILE, VERSION, Result
 
@@ -42,11 +44,19 @@ log = logging.getLogger(__name__)
 
 
 class Started(NamedTuple):
-    """The journal's first line: how many jobs, since when (epoch seconds), by what command."""
+    """The journal's first line.
+
+    Attributes:
+        jobs: how many there are.
+        at: since when, in epoch seconds.
+        command: what the user typed.
+        group: the W&B group of all its runs.
+    """
 
     jobs: int
     at: float
     command: str
+    group: str
 
 
 class Job(NamedTuple):
@@ -81,24 +91,66 @@ class Journal:
 
 
 class Start(Callback):
-    """Hydra's callback that begins the journal before the first job."""
+    """Hydra's callback that takes the sweep's folder and begins the journal before the first job.
+
+    Hydra turns the exceptions of a callback into warnings, so a mistake ends the program here.
+    """
 
     folder: Path | None = None
     """Where the sweep that this process started has its jobs."""
+    lock: FileLock | None = None
+    """Keeps other processes out of that folder as long as this one lives."""
     wandb: Mapping[str, str] | None = None
     """The W&B project and group of its runs, if they are logged there."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with explaining():
+            self._start(config)
+
+    def _start(self, config: DictConfig) -> None:
         hydra = config.hydra
         arguments = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*arguments, *hydra.overrides.task])
+        _check_recipes(overrides)
         jobs = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
-        Start.folder = Path(hydra.sweep.dir)
+        folder = Path(hydra.sweep.dir)
+        Start.lock = claim(folder, "hydra.sweep.dir")
+        Start.folder = folder
+        group = config.group or _group(config, overrides)
         if "wandb" in config.logger:
-            Start.wandb = {key: config.logger.wandb[key] for key in ("project", "group")}
+            Start.wandb = {"project": config.logger.wandb.project, "group": group}
         command = shlex.join(["python", "-m", "src.run", *sys.argv[1:]])
-        Journal(Start.folder).start(Started(jobs, time.time(), command))
+        Journal(folder).start(Started(jobs, time.time(), command, group))
+
+
+def _check_recipes(overrides: Sequence[Override]) -> None:
+    """Refuse to sweep over recipes that are sweeps themselves: Hydra would run none of their jobs.
+
+    Raises:
+        UserError: there is such a recipe.
+    """
+    for override in overrides:
+        if override.key_or_group != "experiment" or not override.is_sweep_override():
+            continue
+        for name in override.sweep_string_iterator():
+            recipe = ROOT / "experiments" / f"{name}.yaml"
+            if recipe.is_file() and OmegaConf.select(OmegaConf.load(recipe), "hydra.sweeper"):
+                raise UserError(
+                    f"experiment={name} is a sweep of its own, which a sweep over recipes would "
+                    f"not run: start each with `python -m src.run +experiment={name}`."
+                )
+
+
+def _group(config: DictConfig, overrides: Sequence[Override]) -> str:
+    """Name the W&B group of a sweep's runs, as that of a single run if they could all be in it.
+
+    If their datasets or backbones differ, it is the sweep's folder: `2026-11-25/13-30-00-123456`.
+    """
+    swept = {re.split(r"[.@]", o.key_or_group)[0] for o in overrides if o.is_sweep_override()}
+    if swept & {"dataset", "backbone"}:
+        return "/".join(Path(config.hydra.sweep.dir).absolute().parts[-2:])
+    return run_group(config)
 
 
 def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None:
@@ -109,13 +161,16 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     """
     if Start.folder is None:
         _end_with_parent()
-    folder = Path(cfg.paths.output)
-    if not cfg.force and not (folder / FILE).is_file() and (earlier := _finished_earlier(cfg)):
-        # Hydra has just made a folder for this job, which would be listed as unfinished.
-        shutil.rmtree(HydraConfig.get().runtime.output_dir, ignore_errors=True)
-        return _skip(earlier, earlier.name)
+    cfg.group = _journal().read()[0].group
+    if not cfg.force and (earlier := _finished_earlier(cfg)):
+        if not (Path(cfg.paths.output) / FILE).is_file():
+            shutil.rmtree(cfg.paths.output)  # Hydra has just made it, for a log
+        return _skip(earlier)
+    folder = _own_folder(cfg)
+    folder.mkdir(exist_ok=True)
+    cfg.paths.output = str(folder)
     # A process that outlived a killed sweep may still be at the job: its successor waits for it.
-    with FileLock(folder / ".lock"):
+    with FileLock(folder / LOCK):
         return _run_unless_done(cfg, folder, run)
 
 
@@ -135,11 +190,12 @@ def _end_with_parent() -> None:
 def _run_unless_done(
     cfg: DictConfig, folder: Path, run: Callable[[DictConfig], float]
 ) -> float | None:
-    finished = folder / FILE
-    if finished.is_file() and not cfg.force:
-        return _skip(folder, HydraConfig.get().sweep.subdir)
-    if not finished.is_file():
+    finished = (folder / FILE).is_file()
+    if finished and not (cfg.force and not _ended_in_this_sweep(folder)):
+        return _skip(folder)
+    if not finished:
         _clean(folder)
+    keep_configuration(cfg, folder)
     try:
         accuracy = run(cfg)
     except Exception as error:
@@ -149,23 +205,50 @@ def _run_unless_done(
             message = f"{type(error).__name__}: {error}"
         failure = {"message": message, "command": rerun_command(HydraConfig.get())}
         write_json(folder / FAILURE, failure)
-        _tell("failed", f"failed: {message}")
+        _tell("failed", f"failed: {message}", folder)
         return None
     (folder / FAILURE).unlink(missing_ok=True)
-    _tell("finished", f"{accuracy:.2f} %")
+    _tell("finished", f"{accuracy:.2f} %", folder)
     return accuracy
 
 
-def _skip(folder: Path, name: str) -> float:
-    """Take a finished result for that of this job.
+def _own_folder(cfg: DictConfig) -> Path:
+    """Give the folder of a job's name or, if that holds the result of another job, one beside it.
 
-    Args:
-        folder: where it lies.
-        name: that folder's name within the sweep's folder.
+    The names may be the user's own (`hydra.sweep.subdir`), which do not tell all jobs apart.
     """
+    folder = Path(cfg.paths.output)
+    if not (folder / FILE).is_file():
+        return folder
+    own = config_hash(cfg)
+    try:
+        if Result.read(folder / FILE).config_hash == own:
+            return folder
+    except UserError as error:
+        log.warning("%s", error)
+    return folder.with_name(f"{folder.name}-{own}")
+
+
+def _ended_in_this_sweep(folder: Path) -> bool:
+    """Say whether a job of this sweep has the folder: jobs that differ in nothing share theirs."""
+    _, jobs = _journal().read()
+    return any(job.folder == _name(folder) for job in jobs)
+
+
+def _skip(folder: Path) -> float:
+    """Take the finished result in `folder` for that of this job."""
     accuracy = Result.read(folder / FILE).accuracy
-    _tell("skipped", f"{accuracy:.2f} %, found in {folder}", name)
+    _tell("skipped", f"{accuracy:.2f} %, found in {folder}", folder)
     return accuracy
+
+
+def _journal() -> Journal:
+    return Journal(Path(HydraConfig.get().sweep.dir))
+
+
+def _name(folder: Path) -> str:
+    """Give a job's folder as the journal has it, relative to that of the sweep."""
+    return os.path.relpath(folder, HydraConfig.get().sweep.dir)
 
 
 def _finished_earlier(cfg: DictConfig) -> Path | None:
@@ -173,11 +256,15 @@ def _finished_earlier(cfg: DictConfig) -> Path | None:
 
     Its name ends in another hash, because the configuration of a job differs between versions. But
     the user asked for the same, and the method had the same settings: that version, for example,
-    gave settings that were published for RN50 to every backbone.
+    gave settings that were published for RN50 to every backbone. What it trained is made again, for
+    it repeated ten crops in all epochs, and so are point clouds, whose depth maps were half a pixel
+    off.
     """
+    if cfg.method.training is not None or "views" in cfg.dataset:
+        return None
     hydra = HydraConfig.get()
     folder = _earlier_jobs(Path(hydra.sweep.dir)).get(_asked_for(hydra.overrides.task))
-    config = None if folder is None else folder / ".hydra" / "config.yaml"
+    config = None if folder is None else folder / CONFIGURATION / "config.yaml"
     if config is None or not config.is_file():
         return None
     earlier = OmegaConf.load(config).method
@@ -203,7 +290,7 @@ def _earlier_jobs(sweep: Path) -> dict[frozenset[str], Path]:
     for path in sorted(sweep.glob(f"*/{FILE}")):
         with suppress(UserError, OSError):  # without its overrides, a result is not known again
             if Result.read(path).version < VERSION:
-                overrides = OmegaConf.load(path.parent / ".hydra" / "overrides.yaml")
+                overrides = OmegaConf.load(path.parent / CONFIGURATION / "overrides.yaml")
                 jobs[_asked_for(overrides)] = path.parent
     return jobs
 
@@ -219,23 +306,20 @@ def _asked_for(overrides: Any) -> frozenset[str]:
 def _clean(folder: Path) -> None:
     """Remove what an interrupted or failed attempt left; Hydra has just written its own files."""
     for path in folder.iterdir():
-        if path.is_dir() and path.name != ".hydra":
+        if path.is_dir() and path.name != CONFIGURATION:
             shutil.rmtree(path)
 
 
-def _tell(
-    status: Literal["finished", "skipped", "failed"], outcome: str, folder: str | None = None
-) -> None:
+def _tell(status: Literal["finished", "skipped", "failed"], outcome: str, folder: Path) -> None:
     """Say how the job ended, and write it into the journal.
 
     Args:
         status: what the journal says.
         outcome: what the screen says.
-        folder: where the result lies within the sweep's folder, if it is not the job's own folder.
+        folder: where the result or the failure lies.
     """
-    hydra = HydraConfig.get()
-    journal = Journal(Path(hydra.sweep.dir))
-    journal.add(Job(hydra.job.num, folder or hydra.sweep.subdir, status))
+    hydra, journal = HydraConfig.get(), _journal()
+    journal.add(Job(hydra.job.num, _name(folder), status))
     started, jobs = journal.read()
     worked = sum(job.status != "skipped" for job in jobs)
     left = (started.jobs - len(jobs)) * (time.time() - started.at) / max(worked, 1)
@@ -246,26 +330,32 @@ def _tell(
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Show the results after the last job of a sweep, and after a crash as well.
+    """Show the results after the last job of a sweep, and before what crashed it.
 
     Raises:
         SystemExit: with code 2, if a job failed or did not end.
     """
     try:
         yield
-    finally:
-        if Start.folder is not None:
-            _end(Start.folder)
+    except BaseException:
+        with suppress(SystemExit):  # the crash has a code and a reason of its own
+            _end()
+        raise
+    _end()
 
 
-def _end(folder: Path) -> None:
+def _end() -> None:
+    folder = Start.folder
+    if folder is None:
+        return
     try:
         started, jobs = Journal(folder).read()
     except FileNotFoundError:
         return  # the sweep failed before it began, and has said so
     done = [folder / job.folder for job in jobs if job.status != "failed"]
     if done:
-        page = present(folder, [Result.read(path) for each in done for path in _results(each)])
+        found = dict.fromkeys(done)  # jobs that differ in nothing have one result
+        page = present(folder, [Result.read(path) for each in found for path in _results(each)])
         if Start.wandb is not None:
             from src.results.loggers import log_sweep
 

@@ -1,7 +1,7 @@
 """Lightning checkpoints of what was trained, and evaluating them again."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,19 +15,41 @@ from src.methods.base import Method
 
 FILE = "checkpoint.ckpt"
 RESULT = "result"
+CLASS_NAMES = "class_names"
 
 
 class Saved(NamedTuple):
-    """A checkpoint: its file, the record of the run that trained it, and the weights by name."""
+    """A checkpoint.
+
+    Attributes:
+        path: its file.
+        result: the record of the run that trained it.
+        class_names: what it tells apart, in the order of the labels; None in those of an earlier
+            version.
+        weights: its weights by name.
+    """
 
     path: Path
     result: dict[str, Any]
+    class_names: list[str] | None
     weights: dict[str, Tensor]
 
+    @property
+    def made_with(self) -> str:
+        """What to type to have a run that the checkpoint fits."""
+        names = ("dataset", "backbone", "shots", "seed")
+        return " ".join(f"{name}={self.result[name]}" for name in names)
 
-def save(trainer: Trainer, method: Method, path: Path, result: Mapping[str, Any]) -> None:
+
+def save(
+    trainer: Trainer,
+    method: Method,
+    path: Path,
+    result: Mapping[str, Any],
+    class_names: Sequence[str],
+) -> None:
     """Write the weights of `method` and the `result` that they gave, atomically."""
-    method.checkpoint_extra = {RESULT: dict(result)}
+    method.checkpoint_extra = {RESULT: dict(result), CLASS_NAMES: list(class_names)}
     with replacing(path) as temporary:
         trainer.save_checkpoint(temporary, weights_only=True)
 
@@ -40,7 +62,8 @@ def read(path: Path, name: str) -> Saved:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        saved = Saved(path, dict(content[RESULT]), dict(content["state_dict"]))
+        names = content.get(CLASS_NAMES)
+        saved = Saved(path, dict(content[RESULT]), names, dict(content["state_dict"]))
         method = saved.result["method"]
     except FileNotFoundError:
         raise UserError(f"the checkpoint ckpt_path={path} is missing.") from None
@@ -64,11 +87,9 @@ def restore(method: Method, saved: Saved) -> None:
     shapes = {key: value.shape for key, value in saved.weights.items()}
     if own != shapes:
         key = next(key for key in own | shapes if own.get(key) != shapes.get(key))
-        result = saved.result
         raise UserError(
             f"ckpt_path={saved.path} does not fit: {key} has the shape {_shape(shapes, key)}, here "
-            f"it is {_shape(own, key)}. It was made with dataset={result['dataset']} "
-            f"backbone={result['backbone']} shots={result['shots']} seed={result['seed']}."
+            f"it is {_shape(own, key)}. It was made with {saved.made_with}."
         )
     method.load_state_dict(saved.weights)
 

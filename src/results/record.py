@@ -65,6 +65,11 @@ class Result:
         settings_from: where the method's settings came from, as `rn50 on eurosat
             (conf/settings/calip.yaml)` or `defaults`; empty if it is not known.
         saw_test_images: the method looked at the unlabelled test images before it answered.
+        partial_test: fewer images were tested than the test split holds, as with
+            `trainer.limit_test_batches`.
+        points: how many points of each cloud were projected; None for images.
+        distinct_crops: how many different crops of each support image training saw; 0 for methods
+            that do not train.
         version: the record's version.
     """
 
@@ -99,6 +104,9 @@ class Result:
     prompts: str | None = None
     settings_from: str = ""
     saw_test_images: bool = False
+    partial_test: bool = False
+    points: int | None = None
+    distinct_crops: int = 0
     version: int = VERSION
 
     @property

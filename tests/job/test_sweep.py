@@ -4,14 +4,20 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from src.files import CONFIG_DIR
+from src.job.folder import claim
 from src.results.record import VERSION, Result
 from tests import cli, replica
 from tests.cli import below, calipers, finish, jobs, refused, start
+from tests.offline_run import read_offline_run
 from tests.results import VERSION_1
 
 TOO_HIGH = "1e30"
@@ -69,7 +75,7 @@ def test_a_bug_keeps_its_traceback_and_the_sweep_goes_on(tmp_path):
     assert statuses(tmp_path) == ["failed", "finished"]
 
 
-SWEEP = ("-m", "method=zero_shot,calip,linear_probe", "shots=1,2", "logger=csv")
+SWEEP = ("-m", "method=gda,tip_adapter,linear_probe", "shots=1,2", "logger=csv")
 
 
 @pytest.fixture(scope="module")
@@ -115,29 +121,39 @@ def start_again(folder):
     return calipers(folder, *sweep, "logger=none")
 
 
-def test_a_sweep_that_an_earlier_version_finished_is_finished(earlier):
-    folders = sorted(path.name for path in VERSION_1.iterdir() if path.is_dir())
+TRAINED = range(8, 12)
+"""The fixture's jobs of clip_adapter, whose training repeated ten crops when it was made."""
+
+
+def expect(finished):
+    return ["finished" if number in finished else "skipped" for number in range(12)]
+
+
+def test_a_sweep_that_an_earlier_version_finished_is_finished_but_for_what_it_trained(earlier):
+    folders = {path.name for path in VERSION_1.iterdir() if path.is_dir()}
     done = start_again(earlier)
     assert done.returncode == 0, done.stderr
-    assert statuses(earlier) == ["skipped"] * 12
+    assert statuses(earlier) == expect(finished=TRAINED)
     assert jobs(earlier)[0].name == "digits-tiny-zero_shot-1-1-2e051ec475ccd11a"
     assert f"found in {jobs(earlier)[0]}" in done.stdout
-    output = earlier / "output"
-    assert sorted(path.name for path in output.iterdir() if path.is_dir()) == folders
-    table = (output / "report/table.md").read_text()
-    assert table == (VERSION_1 / "report/table.md").read_text()
+    made = {path.name for path in (earlier / "output").iterdir() if path.is_dir()} - folders
+    assert made == {jobs(earlier)[number].name for number in TRAINED}
+    own, theirs = (folder / "report/table.md" for folder in (earlier / "output", VERSION_1))
+    for one, other in zip(
+        own.read_text().splitlines(), theirs.read_text().splitlines(), strict=True
+    ):
+        assert one == other or one.startswith("| clip_adapter")
 
 
 def test_what_an_earlier_version_did_not_finish_is_run_and_stands_in_the_same_rows(earlier):
-    chosen = [0, 6, 9]  # one job of each method
+    chosen = [0, 6]  # one job of each method that is not trained
     removed = [jobs(earlier)[number] for number in chosen]
     before = [Result.read(job / "result.json") for job in removed]
     for job in removed:
         shutil.rmtree(job)
     done = start_again(earlier)
     assert done.returncode == 0, done.stderr
-    expected = ["finished" if number in chosen else "skipped" for number in range(12)]
-    assert statuses(earlier) == expected
+    assert statuses(earlier) == expect(finished=[*chosen, *TRAINED])
     for number, old in zip(chosen, before, strict=True):
         new = Result.read(jobs(earlier)[number] / "result.json")
         assert (old.version, new.version) == (1, VERSION)
@@ -155,8 +171,7 @@ def test_what_an_earlier_version_did_with_other_settings_is_run_again(earlier):
     config.write_text(config.read_text().replace("alpha: 50.0", "alpha: 1.17"))
     done = start_again(earlier)
     assert done.returncode == 0, done.stderr
-    expected = ["finished" if number == 4 else "skipped" for number in range(12)]
-    assert statuses(earlier) == expected
+    assert statuses(earlier) == expect(finished=[4, *TRAINED])
 
 
 def test_a_job_of_the_same_version_counts_only_in_its_own_folder(earlier):
@@ -171,8 +186,131 @@ def test_a_job_of_the_same_version_counts_only_in_its_own_folder(earlier):
 def test_the_screen_says_how_far_the_sweep_is(undisturbed):
     lines = [line for line in undisturbed[1].stdout.splitlines() if line.startswith("[")]
     assert len(lines) == 6
-    assert lines[0].startswith("[1/6] method=zero_shot shots=1: ")
+    assert lines[0].startswith("[1/6] method=gda shots=1: ")
     assert lines[5].startswith("[6/6] method=linear_probe shots=2: ")
+
+
+def test_a_folder_with_the_result_of_another_job_is_left_alone(tmp_path):
+    """Numbered folders do not tell jobs apart: the second sweep runs beside what the first did."""
+    numbered = ("logger=none", "hydra.sweep.subdir=${hydra.job.num}")
+    first = calipers(tmp_path, "-m", "method=calip", "method.head.beta2=0,1", *numbered)
+    assert first.returncode == 0, first.stderr
+    before = {path: path.read_bytes() for path in tmp_path.glob("output/[01]/result.json")}
+    kept = (tmp_path / "output/0/.hydra/config.yaml").read_bytes()
+    second = ("-m", "method=tip_adapter", "shots=1,2", "seed=3", *numbered)
+    done = calipers(tmp_path, *second)
+    assert done.returncode == 0, done.stderr
+    found = [Result.read(job / "result.json") for job in jobs(tmp_path)]
+    assert [(one.method, one.shots, one.seed) for one in found] == [
+        ("tip_adapter", 1, 3), ("tip_adapter", 2, 3),
+    ]  # fmt: skip
+    assert statuses(tmp_path) == ["finished", "finished"]
+    assert len(before) == 2
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert (tmp_path / "output/0/.hydra/config.yaml").read_bytes() == kept
+    again = calipers(tmp_path, *second)
+    assert again.returncode == 0, again.stderr
+    assert statuses(tmp_path) == ["skipped", "skipped"]
+
+
+@pytest.mark.parametrize("arguments", [("method=calip",), ("-m", "method=calip", "seed=1,2")])
+def test_a_folder_belongs_to_one_process(tmp_path, arguments):
+    with claim(tmp_path / "output", "-"):
+        done = calipers(tmp_path, *arguments, "logger=none")
+    assert "another process is at work in" in refused(done)
+    assert [path.name for path in tmp_path.rglob("*.json*")] == []
+
+
+def test_runs_that_are_started_in_the_same_second_have_folders_of_their_own():
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        configs = [compose("config", return_hydra_config=True).hydra for _ in range(9)]
+    assert len({config.run.dir for config in configs}) == 9
+    assert len({config.sweep.dir for config in configs}) == 9
+
+
+def test_a_partial_test_says_so_and_is_not_taken_for_a_whole_one(tmp_path):
+    sweep = ("-m", "method=zero_shot", "logger=none")
+    done = calipers(tmp_path, *sweep, "+trainer.limit_test_batches=1")
+    assert done.returncode == 0, done.stderr
+    part = Result.read(jobs(tmp_path)[0] / "result.json")
+    assert (part.n_test, part.partial_test) == (256, True)
+    assert f"{part.accuracy:.2f}§" in done.stdout
+
+    done = calipers(tmp_path, *sweep)
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path) == ["finished"]
+    whole = Result.read(jobs(tmp_path)[0] / "result.json")
+    assert (whole.n_test, whole.partial_test) == (720, False)
+    table = (tmp_path / "output/report/table.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| zero_shot")]
+    assert len(rows) == 2, "the partial test was averaged with the whole one"
+
+
+def test_a_sweep_over_the_trainers_settings_is_several_jobs(tmp_path):
+    done = calipers(
+        tmp_path, "-m", "method=clip_adapter", "shots=1", "method.training.epochs=2",
+        "+trainer.gradient_clip_val=0.000001,100", "logger=none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len({*jobs(tmp_path)}) == 2
+    for value in ("1e-06", "100"):
+        assert f"clip_adapter (gradient_clip_val={value})" in done.stdout
+
+
+def test_a_crash_in_the_middle_of_a_sweep_shows_its_reason_and_what_was_done(tmp_path):
+    crash = (
+        "import runpy, sys; import src.job.sweep as sweep\n"
+        "run_job = sweep.run_job\n"
+        "def crashing(cfg, run):\n"
+        "    if cfg.method.name == 'calip': raise RuntimeError('the disk fell off')\n"
+        "    return run_job(cfg, run)\n"
+        "sweep.run_job = crashing\n"
+        "sys.argv = ['run', *sys.argv[1:]]\n"
+        "runpy.run_module('src.run', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", crash, "-m", "method=zero_shot,calip", "logger=none",
+         *below(tmp_path)],
+        cwd=cli.ROOT, env=cli.ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "RuntimeError: the disk fell off" in done.stderr
+    assert "1 of 2 jobs ended" in done.stderr
+    assert "report in" in done.stdout
+
+
+@pytest.mark.parametrize("choice", ["glob(*demo)", "offline_demo,solids_demo"])
+def test_a_sweep_over_recipes_that_are_sweeps_is_refused(tmp_path, choice):
+    done = calipers(tmp_path, "-m", f"+experiment={choice}", "logger=none")
+    assert "demo is a sweep of its own" in refused(done)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_one_checkpoint_is_one_run_and_its_seed_is_its_own(tmp_path):
+    training = ("method=clip_adapter", "shots=1", "seed=5", "method.training.epochs=2")
+    assert calipers(tmp_path, *training, "logger=none").returncode == 0
+    trained = tmp_path / "trained"
+    (tmp_path / "output").rename(trained)
+    done = calipers(
+        tmp_path, "-m", "method=clip_adapter", "seed=1,2,3", "logger=none",
+        f"ckpt_path={trained}/checkpoint.ckpt",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path) == ["finished", "skipped", "skipped"]
+    assert len({*jobs(tmp_path)}) == 1
+    found = Result.read(jobs(tmp_path)[0] / "result.json")
+    first = Result.read(trained / "result.json")
+    assert (found.seed, found.shots, found.epochs) == (5, 1, 2)
+    assert found.accuracy == first.accuracy
+    assert "±" not in (tmp_path / "output/report/table.md").read_text()
+
+
+def test_the_runs_of_a_sweep_over_datasets_share_a_group_with_the_sweep(tmp_path):
+    done = calipers(tmp_path, "-m", "method=zero_shot", "dataset=digits,letters", "logger=wandb")
+    assert done.returncode == 0, done.stderr
+    runs = [read_offline_run(path) for path in tmp_path.rglob("run-*.wandb")]
+    assert len(runs) == 3
+    assert {run.about.run_group for run in runs} == {f"{tmp_path.name}/output"}
 
 
 @pytest.mark.slow

@@ -167,7 +167,7 @@ def saved(tmp_path):
         "method": "linear", "dataset": "d", "backbone": "b", "shots": 2, "seed": 0,
         "hyperparameters": {"scale": 4.5}, "selection": "val", "validation_accuracy": 50.0,
     }  # fmt: skip
-    checkpoint.save(fitted, trained, tmp_path / "c.ckpt", result)
+    checkpoint.save(fitted, trained, tmp_path / "c.ckpt", result, ["ant", "bee", "cat"])
     return trained, tmp_path / "c.ckpt"
 
 
@@ -176,6 +176,7 @@ def test_a_checkpoint_gives_back_weights_and_settings(saved):
     fresh = method()
     found = checkpoint.read(path, "linear")
     assert found.result["hyperparameters"] == {"scale": 4.5}
+    assert found.class_names == ["ant", "bee", "cat"]
     checkpoint.restore(fresh, found)
     assert torch.equal(fresh.head.weight, trained.head.weight)
     assert [file.name for file in path.parent.iterdir()] == ["c.ckpt"]

@@ -1,0 +1,49 @@
+"""A run's folder: it belongs to one process, and holds the configuration beside the result."""
+
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from src.errors import UserError
+from src.files import replacing
+
+LOCK = ".lock"
+CONFIGURATION = ".hydra"
+"""Where the configuration lies, under the names that Hydra gives to its parts."""
+
+
+def claim(folder: Path, key: str) -> FileLock:
+    """Take a folder for this process, until the lock is released or the process ends.
+
+    Args:
+        folder: it is made if it is missing.
+        key: what the user gives to choose another one.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process is at work in {folder}: wait until it ends, or give another {key}=..."
+        ) from None
+    return lock
+
+
+def keep_configuration(cfg: DictConfig, folder: Path) -> None:
+    """Write a run's configuration, as Hydra would, once it is certain that the run takes place.
+
+    Hydra itself writes earlier, over that of the run whose result lies in the folder.
+    """
+    hydra: Any = HydraConfig.instance().cfg
+    parts = {"config": cfg, "hydra": hydra, "overrides": hydra.hydra.overrides.task}
+    (folder / CONFIGURATION).mkdir(exist_ok=True)
+    for name, part in parts.items():
+        with replacing(folder / CONFIGURATION / f"{name}.yaml") as temporary:
+            OmegaConf.save(part, temporary)
