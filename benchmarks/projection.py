@@ -14,9 +14,11 @@ from torch.nn.functional import normalize
 
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, take_turns
-from src.clip.projection import DISTANCE, NEAR, RESOLUTION, depth_maps, rotations
+from src.clip import projection
+from src.clip.projection import NEAR, depth_maps, rotations
 
 CLOUDS, POINTS, VIEWS, BATCH = 1024, 2048, 6, 64
+RESOLUTION, DISTANCE = projection.RESOLUTION[VIEWS], projection.DISTANCE[VIEWS]
 SAMPLE = 2
 
 
@@ -32,8 +34,8 @@ def loop_over_points(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor
                 depth = z + DISTANCE
                 if depth <= NEAR:
                     continue
-                row = math.ceil((x / depth + 1) * RESOLUTION / 2)
-                column = math.ceil((y / depth + 1) * RESOLUTION / 2)
+                row = math.ceil((x / depth + 1) * RESOLUTION / 2 - 0.5)
+                column = math.ceil((y / depth + 1) * RESOLUTION / 2 - 0.5)
                 if 0 <= row < RESOLUTION and 0 <= column < RESOLUTION:
                     pixel = row, column
                     number[pixel] = number.get(pixel, 0) + 1
@@ -49,8 +51,8 @@ def loop_over_views(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor,
     for rotation in rotations(views):
         x, y, z = (points @ rotation.T).unbind(dim=-1)
         depth = z + DISTANCE
-        row = ((x / depth + 1) * RESOLUTION / 2).ceil()
-        column = ((y / depth + 1) * RESOLUTION / 2).ceil()
+        row = ((x / depth + 1) * RESOLUTION / 2 - 0.5).ceil()
+        column = ((y / depth + 1) * RESOLUTION / 2 - 0.5).ceil()
         seen = (depth > NEAR) & (row >= 0) & (row < RESOLUTION)
         seen = seen & (column >= 0) & (column < RESOLUTION)
         pixel = torch.where(seen, row * RESOLUTION + column, 0).long()

@@ -58,7 +58,7 @@ def draw(
     from src.clip import projection
 
     maps = projection.depth_maps(torch.from_numpy(points), views).numpy()
-    shown = np.where(maps > 0, projection.DISTANCE + 1 - maps + 0.3, 0)
+    shown = np.where(maps > 0, projection.DISTANCE[views] + 1 - maps + 0.3, 0)
     figure = Figure(figsize=(INCHES * views, INCHES * len(names)), layout="constrained")
     grid = figure.subplots(len(names), views, squeeze=False)
     for axes, name, row in zip(grid, names, shown, strict=True):

@@ -49,7 +49,7 @@ def sweeps(tmp_path_factory, command):
     found = dict(zip(FREE, jobs(folder), strict=True))
     (trained := folder / "trained").mkdir()
     (trained / "features").symlink_to(folder / "features")
-    brief = ["++method.training.epochs=30", "++trainer.check_val_every_n_epoch=30"]
+    brief = ["++method.training.epochs=120", "++trainer.check_val_every_n_epoch=120"]
     command(trained, SWEEP, f"method={','.join(TRAINED)}", *SMALL, *brief)
     return folder, found | dict(zip(TRAINED, jobs(trained), strict=True))
 
@@ -61,11 +61,15 @@ def test_every_method_classifies_solids_above_chance(sweeps, method):
     assert found.accuracy > 25  # chance is 10 %
     assert found.n_test == 60
     weights = found.hyperparameters["view_weights"]
-    assert len(weights) == 6
+    views = 10 if method == "pointclip" else 6
+    assert len(weights) == views
+    assert found.points == 1024
     assert sum(weights) == pytest.approx(1, abs=1e-6)
     assert (found.trainable_parameters > 0) == (method in TRAINED)
     if method in TRAINED:
-        assert weights == pytest.approx([1 / 6] * 6)
+        assert weights == pytest.approx([1 / views] * views)
+        copies = {"pointclip": 10}.get(method, 1)
+        assert found.distinct_crops == copies
     else:
         assert found.selection == "val_few_shot"
         assert found.validation_accuracy is not None

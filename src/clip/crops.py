@@ -1,4 +1,4 @@
-"""Random crops of an image, which are the same every time."""
+"""Random crops of an image and random copies of a point cloud, the same every time."""
 
 import hashlib
 from dataclasses import dataclass
@@ -48,11 +48,45 @@ class Augmentation:
         return range(self.first, self.first + self.crops)
 
 
+@dataclass(frozen=True)
+class CloudAugmentation:
+    """How many copies of a point cloud to draw, each scaled and moved.
+
+    Attributes:
+        crops: how many copies of each cloud, 1 or more.
+        first: the number of the first copy; other numbers are other copies.
+    """
+
+    crops: int
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crops < 1:
+            raise UserError(f"method.support.copies={self.crops}: give 1 or more, or null.")
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the copies."""
+        return range(self.first, self.first + self.crops)
+
+
+AnyAugmentation = Augmentation | CloudAugmentation
+
+
 class Crop(NamedTuple):
-    """One crop of one image; the number None stands for CLIP's own inference transform."""
+    """One crop of one image; the number None stands for CLIP's own inference transform.
+
+    Of a point cloud, it is a copy that is scaled and moved, or the cloud itself.
+    """
 
     item: Item
     number: int | None
+
+    @property
+    def seed(self) -> int:
+        """What decides the crop: the image's key and the number, and nothing else."""
+        digest = hashlib.sha256(f"{self.number} {self.item.key}".encode()).digest()
+        return int.from_bytes(digest[:8], "little")
 
 
 class CropTransform:
@@ -91,8 +125,7 @@ class CropTransform:
         if crop.number is None:
             tensor = self.inference(image)
             return tensor
-        digest = hashlib.sha256(f"{crop.number} {crop.item.key}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:8], "little"))
+            torch.manual_seed(crop.seed)
             tensor = self.augmented(image)
             return tensor

@@ -1,7 +1,7 @@
 """The frozen CLIP: global and spatial image features, and text features."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 from torchvision.transforms import Compose
 
+from src.clip.crops import AnyAugmentation, CloudAugmentation, Crop, CropTransform
 from src.clip.weights import load_model
 from src.data.text_files import at_most
 from src.errors import UserError
@@ -67,6 +68,19 @@ class FrozenClip(nn.Module):
     def load(cls, architecture: str, pretrained: str | None) -> "FrozenClip":
         """Build a model in float32 with its weights; see `src.clip.weights.load_model`."""
         return cls(*load_model(architecture, pretrained), architecture)
+
+    def transform(self, augmentation: AnyAugmentation | None) -> Callable[[Any, Crop], Tensor]:
+        """Make what turns what a dataset loads into what `encode` reads, crop by crop.
+
+        Args:
+            augmentation: how to draw the crops that have a number; None if there are none.
+
+        Raises:
+            TypeError: it is made for point clouds.
+        """
+        if isinstance(augmentation, CloudAugmentation):
+            raise TypeError("copies of point clouds are drawn for depth maps, not for photographs")
+        return CropTransform(self.preprocess, self.image_size, augmentation)
 
     def encode(
         self, images: Shaped[Tensor, "n ..."], names: Collection[str]

@@ -1,8 +1,7 @@
 """Projecting point clouds to depth maps as PointCLIP does (Zhang et al., CVPR 2022, section 3.1).
 
-Where the paper and its release differ or say nothing, the release's `mv_utils_zs.py` decides: the
-angles, the distance, 128 × 128 pixels, the rounding up, the weights. Its few-shot variant
-(`mv_utils_fs.py`: 224 × 224 pixels, distance 1.4) is not kept apart: 10 views are made as 6 are.
+Where the paper and its release differ or say nothing, the release decides: `mv_utils_zs.py` for 6
+views, `mv_utils_fs.py` for 10. Angles, resolution, distance, rounding and weights are theirs.
 """
 
 from math import pi
@@ -11,15 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-RESOLUTION = 128
-"""Height and width of a depth map, in pixels."""
+RESOLUTION = {6: 128, 10: 224}
+"""Height and width of a depth map, in pixels, by the number of views."""
 
-DISTANCE = 1.6
-"""Distance from the camera to the cloud's centre; the unit sphere lies within the image."""
+DISTANCE = {6: 1.6, 10: 1.4}
+"""Distance from the camera to the cloud's centre, by the number of views."""
 
 NEAR = 1 / 16
 """Points not farther in front of the camera than this are not drawn. The release draws all up to
-depth 0; of a cloud in the unit sphere, no point is nearer than 0.6."""
+depth 0; of a cloud in the unit sphere, no point is nearer than 0.4."""
+
+ROUNDING = "ceil(x - 0.5)"
+"""How a coordinate becomes a pixel, for the feature store: earlier versions took ceil(x)."""
 
 _ALL_ROUND = [(turn * pi / 2, 0.0, pi / 2) for turn in range(4)]
 _POLES = [(0.0, -pi / 2, pi / 2), (0.0, pi / 2, pi / 2)]
@@ -37,9 +39,6 @@ NAMES = {
 _FRACTION = 1 << 24
 """Inverse depths are rounded to multiples of its inverse, so their sum is exact in any order."""
 
-_BORDER = RESOLUTION + 2
-"""Side of the image with a border of one pixel, where what lies outside is drawn and cut off."""
-
 _CELLS_PER_PASS = 1 << 18
 """On a CPU, so that what a pass reads and writes at random stays in the cache."""
 
@@ -54,26 +53,26 @@ def rotations(views: int) -> Float[Tensor, "v 3 3"]:
 def depth_maps(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor, "n v h w"]:
     """Project clouds of equally many points onto every view's image plane.
 
-    A view rotates a point to (x, y, z), with depth z + `DISTANCE`. It falls into row
-    ⌈64 x / depth + 64⌉ and column ⌈64 y / depth + 64⌉, so that y, upwards in ModelNet's files, is
-    upwards in the image. A pixel is the mean of its points' depths, weighted by their inverses, so
-    that near points prevail: their number over the sum of the inverse depths. The result depends
-    neither on the order of the points nor on the batch that a cloud is in.
+    A view rotates a point to (x, y, z), with depth z + `DISTANCE`. With h half the `RESOLUTION`, it
+    falls into row ⌈h x / depth + h - ½⌉ and column ⌈h y / depth + h - ½⌉, so that y, upwards in
+    ModelNet's files, is upwards in the image. A pixel is the mean of its points' depths, weighted
+    by their inverses, so that near points prevail: their number over the sum of the inverse depths.
+    The result depends neither on the order of the points nor on the batch that a cloud is in.
 
     Args:
-        points: float32, centred, within the unit sphere.
+        points: float32, centred, within the unit sphere or a little beyond.
         views: 6 or 10.
 
     Returns:
         Float32 depths, on the points' device; 0 where there is no point. What is behind the camera
         or outside the image is left out.
     """
-    rotation = rotations(views).to(points.device)
-    maps = points.new_empty(len(points), views, RESOLUTION, RESOLUTION)
-    cells = len(points) * views * _BORDER**2 if points.is_cuda else _CELLS_PER_PASS
-    clouds = max(1, cells // (views * _BORDER**2))
+    rotation, side = rotations(views).to(points.device), RESOLUTION[views]
+    maps = points.new_empty(len(points), views, side, side)
+    cells = len(points) * views * (side + 2) ** 2 if points.is_cuda else _CELLS_PER_PASS
+    clouds = max(1, cells // (views * (side + 2) ** 2))
     for some, target in zip(torch.split(points, clouds), torch.split(maps, clouds), strict=True):
-        _draw(some, rotation, target)
+        _draw(some, rotation, DISTANCE[views], target)
     return maps
 
 
@@ -89,22 +88,26 @@ def _rotation(angle: Float[Tensor, " v"], first: int, second: int) -> Float[Tens
 def _draw(
     points: Float[Tensor, "n p 3"],
     rotation: Float[Tensor, "v 3 3"],
+    distance: float,
     maps: Float[Tensor, "n v h w"],
 ) -> None:
     """Fill the depth maps of a few clouds. Arithmetic replaces masks: it is three times faster.
 
-    Every point adds to some cell, also behind the camera: there it moves out of the image.
+    Every point adds to some cell, also behind the camera: there it moves out of the image, onto a
+    border of one pixel that is cut off.
     """
+    side = maps.shape[-1]
+    border = side + 2
     by_coordinate = rotation.transpose(0, 1).flatten(end_dim=1) @ points.mT
     x, y, depth = by_coordinate.view(len(points), 3, len(rotation), -1).unbind(dim=1)
-    depth = depth + DISTANCE
+    depth = depth + distance
     behind = (NEAR - depth).relu_()
-    scale = RESOLUTION / 2 / depth.clamp_(min=NEAR)
-    row = _pixel(x.mul_(scale).sub_(behind, alpha=1e20))
-    column = _pixel(y.mul_(scale))
+    scale = side / 2 / depth.clamp_(min=NEAR)
+    row = _pixel(x.mul_(scale).sub_(behind, alpha=1e20), side)
+    column = _pixel(y.mul_(scale), side)
     image = torch.arange(maps[:, :, 0, 0].numel(), device=points.device).view(*maps.shape[:2], 1)
-    cell = row.mul_(_BORDER).add_(column).int() + image * _BORDER**2
-    inverse = scale.mul_(_FRACTION / (RESOLUTION / 2)).round_().double()
+    cell = row.mul_(border).add_(column).int() + image * border**2
+    inverse = scale.mul_(_FRACTION / (side / 2)).round_().double()
     number = _add_up(cell, torch.ones_like(scale), maps)
     total = (
         _add_up(cell, inverse, maps).float().clamp_(min=1)
@@ -112,15 +115,16 @@ def _draw(
     torch.div(number.mul_(_FRACTION), total, out=maps)
 
 
-def _pixel(side: Float[Tensor, "n v p"]) -> Float[Tensor, "n v p"]:
-    """Find the row or column in the bordered image."""
-    return side.add_(RESOLUTION / 2).ceil_().clamp_(-1, RESOLUTION).add_(1)
+def _pixel(offset: Float[Tensor, "n v p"], side: int) -> Float[Tensor, "n v p"]:
+    """Find the row or column in the bordered image, given that from the image's centre."""
+    return offset.add_(side / 2 - 0.5).ceil_().clamp_(-1, side).add_(1)
 
 
 def _add_up(
     cell: Int[Tensor, "n v p"], value: Float[Tensor, "n v p"], like: Float[Tensor, "n v h w"]
 ) -> Float[Tensor, "n v h w"]:
     """Sum the values of every cell, and cut off the border."""
-    bordered = value.new_zeros(*like.shape[:2], _BORDER, _BORDER)
+    border = like.shape[-1] + 2
+    bordered = value.new_zeros(*like.shape[:2], border, border)
     bordered.view(-1).scatter_add_(0, cell.flatten(), value.flatten())
     return bordered[..., 1:-1, 1:-1]

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.data.images import Item
-from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
+from src.data.point_clouds import HDF5Clouds, hold_out, read_rows, used
 from src.data.text_files import read_lines
 from src.errors import UserError
 
 _REMEDY = "Move its folder away and run `python -m src.prepare dataset=modelnet40`."
 
 
-def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clouds:
+def read(root: str, views: int, points: int, classes: Sequence[str] | None = None) -> HDF5Clouds:
     """Read the lists below `root`, and the labels that the HDF5 files hold; no points yet.
 
     Of a listed path, as `data/modelnet40_ply_hdf5_2048/ply_data_train0.h5`, the file's name counts:
@@ -25,6 +25,7 @@ def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clo
     Args:
         root: the dataset's folder.
         views: how many depth maps of each cloud, 6 or 10.
+        points: how many points of each cloud are used, the first ones; all, if there are fewer.
         classes: the classes to keep, in the order of their labels; all of them by default.
 
     Raises:
@@ -45,12 +46,14 @@ def read(root: str, views: int, classes: Sequence[str] | None = None) -> HDF5Clo
             raise UserError(f"{folder / 'shape_names.txt'} names no class {name!r}. {_REMEDY}")
     label = {names.index(name): number for number, name in enumerate(kept)}
     files = {split: _files(folder / f"{split}_files.txt") for split in ("train", "test")}
+    rows, available = read_rows(folder, files, names, _REMEDY)
     published = {
         split: [Item(item.key, label[item.label]) for item in items if item.label in label]
-        for split, items in read_rows(folder, files, names, _REMEDY).items()
+        for split, items in rows.items()
     }
     train, val = hold_out(published["train"], kept)
-    return HDF5Clouds(kept, {"train": train, "val": val, "test": published["test"]}, views, folder)
+    splits = {"train": train, "val": val, "test": published["test"]}
+    return HDF5Clouds(kept, splits, views, used(points, available), folder)
 
 
 def _files(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.data.images import Item, Splits
-from src.errors import UserError
+from src.errors import UserError, require_integer
 
 if TYPE_CHECKING:
     import h5py
@@ -51,6 +51,7 @@ class PointClouds(ABC):
         class_names: the name of each label, as it goes into a prompt template.
         splits: `train`, `val` and `test`.
         views: how many depth maps of each cloud, 6 or 10.
+        points: how many points of each cloud are used: the first ones.
 
     Raises:
         UserError: `views` is another number.
@@ -59,6 +60,7 @@ class PointClouds(ABC):
     class_names: Sequence[str]
     splits: Splits
     views: int
+    points: int
 
     def __post_init__(self) -> None:
         if type(self.views) is not int or self.views not in VIEWS:
@@ -68,7 +70,9 @@ class PointClouds(ABC):
             )
 
     def load(self, item: Item) -> NDArray[np.float32]:
-        """Give the points `[P, 3]` of one cloud, their mean at 0 and the farthest at distance 1.
+        """Give the first `points` `[P, 3]` of one cloud.
+
+        The mean of all its points is at 0, and the farthest at distance 1.
 
         Raises:
             DamagedCloudError: the cloud cannot be read, has no points or no extent, or a coordinate
@@ -85,7 +89,7 @@ class PointClouds(ABC):
             raise DamagedCloudError(self._where(item), "is empty: it has no two different points")
         if not np.isfinite(radius):
             raise DamagedCloudError(self._where(item), "is too large for floating-point numbers")
-        return (centred / radius).astype(np.float32)
+        return (centred[: self.points] / radius).astype(np.float32)
 
     @abstractmethod
     def fingerprint(self, items: Sequence[Item]) -> str:
@@ -136,7 +140,7 @@ class HDF5Clouds(PointClouds):
 
 def read_rows(
     root: Path, files: Mapping[str, Iterable[str]], class_names: Sequence[str], remedy: str
-) -> dict[str, list[Item]]:
+) -> tuple[dict[str, list[Item]], int]:
     """List the clouds of HDF5 files: `data` `[N, P, 3]`, floats, and `label` `[N]` or `[N, 1]`.
 
     Args:
@@ -146,7 +150,8 @@ def read_rows(
         remedy: how to get an intact copy of the files, a sentence for the user.
 
     Returns:
-        The rows of each split's files, in their order; labels are indices of `class_names`.
+        The rows of each split's files, in their order, where labels are indices of `class_names`;
+        and the number of points P.
 
     Raises:
         UserError: a file is missing, is no HDF5, or has other keys, shapes or labels.
@@ -178,7 +183,17 @@ def read_rows(
                 f"classes are 0 to {len(class_names) - 1}. {remedy}"
             )
         items[split] += [Item(f"{file}:{row}", int(label)) for row, label in enumerate(labels)]
-    return items
+    return items, 0 if first is None else first[1]
+
+
+def used(points: int, available: int) -> int:
+    """Say how many points of each cloud are used: `points`, or all if there are fewer.
+
+    Raises:
+        UserError: `points` is no integer from 1.
+    """
+    require_integer("dataset.points", points, least=1)
+    return min(points, available)
 
 
 def hold_out(train: Sequence[Item], class_names: Sequence[str]) -> tuple[list[Item], list[Item]]:

@@ -6,7 +6,7 @@ the authors' FAQ (hkust-vgd/scanobjectnn, training_data/README.md).
 
 from pathlib import Path
 
-from src.data.point_clouds import HDF5Clouds, hold_out, read_rows
+from src.data.point_clouds import HDF5Clouds, hold_out, read_rows, used
 from src.errors import UserError
 
 CLASSES = (
@@ -43,13 +43,14 @@ _REMEDY = (
 )
 
 
-def read(root: str, variant: str, views: int) -> HDF5Clouds:
+def read(root: str, variant: str, views: int, points: int) -> HDF5Clouds:
     """Read the labels of one variant; a fifth of each class of the training objects becomes `val`.
 
     Args:
         root: the folder `h5_files`.
         variant: a key of `FILES`.
         views: how many depth maps of each cloud, 6 or 10.
+        points: how many points of each cloud are used, the first ones; all, if there are fewer.
 
     Raises:
         UserError: there is no such variant, or a file is missing or malformed.
@@ -58,7 +59,7 @@ def read(root: str, variant: str, views: int) -> HDF5Clouds:
         raise UserError(f"dataset.variant={variant} is none of {', '.join(FILES)}.")
     folder = Path(root)
     files = {part: [FILES[variant].format(part)] for part in ("training", "test")}
-    published = read_rows(folder, files, CLASSES, _REMEDY)
+    published, available = read_rows(folder, files, CLASSES, _REMEDY)
     train, val = hold_out(published["training"], CLASSES)
     splits = {"train": train, "val": val, "test": published["test"]}
-    return HDF5Clouds(CLASSES, splits, views, folder)
+    return HDF5Clouds(CLASSES, splits, views, used(points, available), folder)

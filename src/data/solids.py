@@ -30,7 +30,6 @@ Triangles = Float[np.ndarray, "t 3 3"]
 class Solids(PointClouds):
     """Clouds that are made when they are asked for, keyed `<split>/<kind>/<number>`."""
 
-    points: int
     seed: int
 
     def fingerprint(self, items: Sequence[Item]) -> str:

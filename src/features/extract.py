@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from src.clip.crops import Augmentation, Crop, CropTransform
+from src.clip.crops import AnyAugmentation, Crop
 from src.clip.folding import fold
 from src.clip.model import FrozenClip
 from src.data.images import ImageDataset
@@ -71,7 +71,7 @@ class ShardWriter(BasePredictionWriter):
 def extract(
     dataset: ImageDataset,
     crops: Sequence[Crop],
-    augmentation: Augmentation | None,
+    augmentation: AnyAugmentation | None,
     clip: FrozenClip,
     names: Collection[str],
     writer: EntryWriter,
@@ -96,7 +96,7 @@ def extract(
         UserError: an image is missing or, without `skip_damaged`, cannot be decoded; or a feature
             is not finite.
     """
-    transform = CropTransform(clip.preprocess, clip.image_size, augmentation)
+    transform = clip.transform(augmentation)
     data = PendingBatches(dataset, crops, transform, writer, batch_size, skip_damaged)
     runner = trainer(callbacks=[ShardWriter(writer)])
     runner.predict(Encoder(clip, names), datamodule=data, return_predictions=False)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.clip.crops import Crop, CropTransform
+from src.clip.crops import Crop
 from src.data.images import DamagedImageError, ImageDataset
 from src.errors import UserError
 from src.store.writer import EntryWriter
@@ -34,7 +34,7 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
         self,
         dataset: ImageDataset,
         crops: Sequence[Crop],
-        transform: CropTransform,
+        transform: Callable[[Any, Crop], Tensor],
         batches: Sequence[tuple[int, range]],
         skip_damaged: bool,
     ) -> None:
@@ -73,7 +73,7 @@ class PendingBatches(LightningDataModule):
         self,
         dataset: ImageDataset,
         crops: Sequence[Crop],
-        transform: CropTransform,
+        transform: Callable[[Any, Crop], Tensor],
         writer: EntryWriter,
         batch_size: int,
         skip_damaged: bool,

@@ -1,22 +1,28 @@
 """Features of point clouds: the frozen CLIP sees each of their depth maps as an image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int32
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import Compose
 
-from src.clip.crops import Augmentation
+from src.clip.crops import AnyAugmentation, Crop
 from src.clip.model import FrozenClip
-from src.clip.projection import DISTANCE, NEAR, RESOLUTION, depth_maps
+from src.clip.projection import DISTANCE, NEAR, RESOLUTION, ROUNDING, depth_maps
 from src.clip.weights import load_model
 from src.data.point_clouds import PointClouds
 from src.features.source import ImageFeatures
+
+SCALE = (2 / 3, 3 / 2)
+"""How far a copy of a cloud is scaled, along each axis by itself."""
+
+SHIFT = 0.2
+"""How far a copy is then moved along each axis, in either direction, in radii of the cloud."""
 
 
 class DepthMapClip(FrozenClip):
@@ -40,6 +46,9 @@ class DepthMapClip(FrozenClip):
         clip.views = views
         return clip
 
+    def transform(self, augmentation: AnyAugmentation | None) -> Callable[[Any, Crop], Tensor]:
+        return _look
+
     @torch.no_grad()
     def encode_image(self, images: Int32[Tensor, "n p 3"]) -> Float[Tensor, "n v d"]:
         return self._by_cloud(super().encode_image(self._images(images)))
@@ -57,7 +66,7 @@ class DepthMapClip(FrozenClip):
     def _images(self, points: Int32[Tensor, "n p 3"]) -> Float[Tensor, "nv 3 h w"]:
         maps = depth_maps(points.view(torch.float32), self.views)
         # Without antialiasing, reducing to `tiny`'s 32 pixels would lose most points.
-        reducing = min(self.image_size) < RESOLUTION
+        reducing = min(self.image_size) < RESOLUTION[self.views]
         grid: dict[str, Any] = {"antialias": True} if reducing else {"align_corners": True}
         images = interpolate(
             maps.flatten(end_dim=1).unsqueeze(1), self.image_size, mode="bilinear", **grid
@@ -68,8 +77,8 @@ class DepthMapClip(FrozenClip):
 class PointCloudFeatures(ImageFeatures):
     """Features `[n, v, ...]` of point clouds, out of the store.
 
-    The support set is used as it is, as a single crop in the sense of `Support`: crops and mirrored
-    copies are made of photographs, not of point clouds.
+    A support set has the clouds as they are, as a single crop in the sense of `Support`, or copies
+    of them that are scaled and moved; cropping and mirroring are for photographs.
     """
 
     n_views: int
@@ -79,29 +88,21 @@ class PointCloudFeatures(ImageFeatures):
         """Take what `ImageFeatures` does; `batch_size` counts depth maps."""
         clouds: Any = dataset  # Extraction passes what it loads to CLIP, which reads points here.
         super().__init__(dataset=clouds, batch_size=max(1, batch_size // dataset.views), **settings)
-        self.n_views = dataset.views
+        self.n_views, self._points = dataset.views, dataset.points
 
-    def support(
-        self, shots: int, seed: int, inputs: Sequence[str], _: Augmentation | None
-    ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        return super().support(shots, seed, inputs, None)
-
-    def _key(
-        self,
-        split: str,
-        fingerprint: str,
-        features: Sequence[str],
-        augmentation: Augmentation | None = None,
-    ) -> dict[str, Any]:
-        key = super()._key(split, fingerprint, features, augmentation)
-        if split != "text":
-            key["preprocessing"] = {
-                "views": self.n_views,
-                "resolution": RESOLUTION,
-                "distance": DISTANCE,
-                "near": NEAR,
-            }
-        return key
+    def _preprocessing(self, augmentation: AnyAugmentation | None) -> Any:
+        copies = {} if augmentation is None else {
+            "copies": augmentation.crops, "first": augmentation.first, "scale": SCALE,
+            "shift": SHIFT,
+        }  # fmt: skip
+        return copies | {
+            "views": self.n_views,
+            "points": self._points,
+            "resolution": RESOLUTION[self.n_views],
+            "distance": DISTANCE[self.n_views],
+            "near": NEAR,
+            "rounding": ROUNDING,
+        }
 
     def _load(self) -> DepthMapClip:
         return DepthMapClip.load_for(self._architecture, self._pretrained, self.n_views)
@@ -109,3 +110,15 @@ class PointCloudFeatures(ImageFeatures):
 
 def _bits(points: NDArray[np.float32]) -> Int32[Tensor, "p 3"]:
     return torch.from_numpy(points.view(np.int32))
+
+
+def _look(points: NDArray[np.float32], crop: Crop) -> Int32[Tensor, "p 3"]:
+    """Scale and move a copy that has a number, as PointCLIP's training does.
+
+    The release shuffles the points too, which changes no depth map.
+    """
+    if crop.number is not None:
+        generator = np.random.default_rng(crop.seed)
+        scale, shift = generator.uniform(*SCALE, 3), generator.uniform(-SHIFT, SHIFT, 3)
+        points = (points * scale + shift).astype(np.float32)
+    return _bits(points)

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from src.clip.crops import Augmentation
+from src.clip.crops import AnyAugmentation
 from src.data import few_shot
 from src.errors import UserError
 from src.features.source import Origin
@@ -154,7 +154,11 @@ class PrecomputedFeatures:
         return Rows({name: tensor[chosen] for name, tensor in val.tensors.items()})
 
     def support(
-        self, shots: int, seed: int, inputs: Sequence[str], _: Augmentation | None
+        self,
+        shots: int,
+        seed: int,
+        inputs: Sequence[str],
+        _: AnyAugmentation | None,
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
         """Draw the support set out of `train`, with as many crops as the file holds."""
         train = self.split("train", inputs)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from lightning import Trainer
 from torch import Tensor
 
-from src.clip.crops import Augmentation, Crop
+from src.clip.crops import AnyAugmentation, Augmentation, Crop
 from src.clip.model import FrozenClip
 from src.clip.precision import FLOAT32, resolve
 from src.clip.text_tower import TextTower
@@ -30,6 +30,8 @@ from src.store.store import FeatureStore
 log = logging.getLogger(__name__)
 
 BATCHES_PER_SHARD = 4
+INFERENCE = "inference"
+"""Names open_clip's own transform, which is determined by the weights."""
 ALWAYS = "global"
 """The feature that every entry of images holds."""
 BESIDE = ("spatial",)
@@ -93,7 +95,11 @@ class FeatureSource(Protocol):
         """Draw the min(`shots`, 4) validation images per class of CoOp's protocol."""
 
     def support(
-        self, shots: int, seed: int, inputs: Sequence[str], augmentation: Augmentation | None
+        self,
+        shots: int,
+        seed: int,
+        inputs: Sequence[str],
+        augmentation: AnyAugmentation | None,
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
         """Draw the support set of CoOp's protocol: crops `[v, n, ...]` by name, and labels."""
 
@@ -197,7 +203,11 @@ class ImageFeatures:
         return self._features("val_few_shot", validation, inputs)
 
     def support(
-        self, shots: int, seed: int, inputs: Sequence[str], augmentation: Augmentation | None
+        self,
+        shots: int,
+        seed: int,
+        inputs: Sequence[str],
+        augmentation: AnyAugmentation | None,
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
         items, _ = few_shot.sample(self._items("train"), (), shots, seed)
         crops = 1 if augmentation is None else augmentation.crops
@@ -223,7 +233,7 @@ class ImageFeatures:
         split: str,
         items: Sequence[Item],
         inputs: Sequence[str],
-        augmentation: Augmentation | None = None,
+        augmentation: AnyAugmentation | None = None,
     ) -> Features:
         fingerprint = self._dataset.fingerprint(items)
         # An entry that holds more features than needed serves as well; the largest comes first.
@@ -278,7 +288,10 @@ class ImageFeatures:
             )
 
     def _extract(
-        self, key: dict[str, Any], items: Sequence[Item], augmentation: Augmentation | None
+        self,
+        key: dict[str, Any],
+        items: Sequence[Item],
+        augmentation: AnyAugmentation | None,
     ) -> None:
         from src.features.extract import extract
 
@@ -317,7 +330,7 @@ class ImageFeatures:
         split: str,
         fingerprint: str,
         features: Sequence[str],
-        augmentation: Augmentation | None = None,
+        augmentation: AnyAugmentation | None = None,
     ) -> dict[str, Any]:
         return {
             "dataset": self._name,
@@ -325,10 +338,21 @@ class ImageFeatures:
             "split": split,
             "backbone": self._backbone,
             "weights": self._weights,
-            # open_clip's inference transform is determined by the weights
-            "preprocessing": "inference" if augmentation is None else _preprocessing(augmentation),
+            # That of text is the tokenizer's alone, and its key is that of earlier versions.
+            "preprocessing": INFERENCE if split == "text" else self._preprocessing(augmentation),
             "precision": self.precision,
             "features": list(features),
+        }
+
+    def _preprocessing(self, augmentation: AnyAugmentation | None) -> Any:
+        """Describe crops in the words of the entries that exist, where they are called views."""
+        if not isinstance(augmentation, Augmentation):
+            return INFERENCE
+        first = {"first": augmentation.first} if augmentation.first else {}
+        return first | {
+            "views": augmentation.crops,
+            "min_scale": augmentation.min_scale,
+            "horizontal_flip": augmentation.horizontal_flip,
         }
 
     @cached_property
@@ -359,13 +383,3 @@ def _holding(inputs: Sequence[str]) -> list[list[str]]:
         for beside in combinations(BESIDE, size)
         if set(inputs) <= {ALWAYS, *beside}
     ]
-
-
-def _preprocessing(augmentation: Augmentation) -> dict[str, Any]:
-    """Describe crops in the words of the entries that exist, where they are called views."""
-    first = {"first": augmentation.first} if augmentation.first else {}
-    return first | {
-        "views": augmentation.crops,
-        "min_scale": augmentation.min_scale,
-        "horizontal_flip": augmentation.horizontal_flip,
-    }

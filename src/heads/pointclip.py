@@ -48,7 +48,7 @@ class PointClip(Head):
             residual_ratio: r, from 0 (plain CLIP) to 1.
             fusion_init: the initial value of each view's a.
             dropout: the share of features that training drops.
-            label_smoothing: the share of the target that is spread over all classes in training.
+            label_smoothing: the share of the target that training spreads over the other classes.
         """
         super().__init__()
         self.register_buffer("text", F.normalize(text, dim=-1))
@@ -70,8 +70,14 @@ class PointClip(Head):
         )
 
     def loss(self, logits: Float[Tensor, "n c"], label: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Compute the cross-entropy with smoothed labels."""
-        return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        """Compute the cross-entropy with the release's smoothed labels.
+
+        With e the label smoothing, a target is 1 - e for the object's class, and e / (c - 1) for
+        each other one. Torch's own smoothing would give a part of e to the object's class as well.
+        """
+        classes, e = logits.shape[1], self.label_smoothing
+        own = F.one_hot(label, classes)
+        return F.cross_entropy(logits, own * (1 - e) + (1 - own) * (e / (classes - 1)))
 
     def forward(self, global_features: Float[Tensor, "n v d"]) -> Float[Tensor, "n v c"]:
         """Compute the logits of each view.
@@ -82,8 +88,8 @@ class PointClip(Head):
         n, views, _ = global_features.shape
         if self.training and n == 1:
             raise UserError(
-                "a training batch of one point cloud cannot be normalised: choose another "
-                "method.training.batch_size, so that more than one is left for the last batch."
+                "a training batch of one point cloud cannot be normalised: give more shots, or "
+                "method.training.drop_last=true."
             )
         weighted = global_features * self.fusion.unsqueeze(-1)
         normed = self.norm(weighted.flatten(end_dim=1)).view(n, -1)

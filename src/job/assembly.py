@@ -11,7 +11,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from src.clip.crops import Augmentation
+from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
 from src.config import build, searches_views, selection_of
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
@@ -26,14 +26,16 @@ from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.methods.base import Method
-from src.methods.search import Search, ViewSearch, search_from
+from src.methods.search import Search, search_from
+from src.methods.view_search import ViewSearch
 from src.results.scores import make_metrics
 from src.store.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
-SUPPORT = ("crops", "min_scale", "horizontal_flip")
-"""The settings of a support set: `crops` is null where the images are used as they are."""
+SUPPORT = ("crops", "min_scale", "horizontal_flip", "copies")
+"""The settings of a support set. `crops` of images and `copies` of point clouds are null, or
+missing, where those are used as they are."""
 
 
 def check_method(cfg: DictConfig) -> None:
@@ -143,8 +145,12 @@ def make_support(cfg: DictConfig, source: FeatureSource, head: Head) -> Support 
 def _draw(
     cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], crops: int | None, first: int = 0
 ) -> Support:
-    settings, augmentation = cfg.method.support, None
-    if crops is not None:
+    settings = cfg.method.support
+    augmentation: AnyAugmentation | None = None
+    if source.n_views is not None:
+        if settings.get("copies") is not None:
+            augmentation = CloudAugmentation(settings.copies)
+    elif crops is not None:
         augmentation = Augmentation(crops, settings.min_scale, settings.horizontal_flip, first)
     return Support(*source.support(cfg.shots, cfg.seed, inputs, augmentation))
 
@@ -192,7 +198,7 @@ def make_method(cfg: DictConfig, head: Head, n_classes: int) -> Method:
     if selection_of(cfg) != "fixed" and "inner" in (cfg.method.search or {}):
         searches.append(search_from(cfg.selection.search, cfg.method.search, head.chosen()))
     if searches_views(cfg):
-        searches.append(ViewSearch())
+        searches.append(ViewSearch(cfg.selection.search))
     method: Method = build(
         cfg.method.module,
         head=head,

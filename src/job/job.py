@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> float:
     with clock("test"):
         (metrics,) = trainer.test(method, datamodule=data, verbose=False)
     answers = method.answers
-    result = recording.make_result(cfg, source, data, method, metrics, adapted, clock)
+    result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     output = Path(cfg.paths.output)
     if training is not None and saved is None:
         path = output / checkpoint.FILE

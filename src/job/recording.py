@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from src.config import config_hash, rerun_command, selection_of
+from src.data.point_clouds import PointClouds
 from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
 from src.files import replacing
@@ -28,6 +29,7 @@ from src.results.published import published
 
 def make_result(
     cfg: DictConfig,
+    dataset: Any,
     source: FeatureSource,
     data: FeatureDataModule,
     method: Method,
@@ -39,6 +41,7 @@ def make_result(
 
     Args:
         cfg: the run's configuration.
+        dataset: what it was built for.
         source: where its features came from.
         data: what it was tested on.
         method: as it was tested.
@@ -72,7 +75,7 @@ def make_result(
         distinct_crops=adapted.get("distinct_crops", 0),
         timings_s=clock.seconds,
         threads=torch.get_num_threads(),
-        points=cfg.dataset.get("points"),
+        points=dataset.points if isinstance(dataset, PointClouds) else None,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         published=published_for(cfg, cfg.dataset.name, shots),
         config_hash=config_hash(cfg),

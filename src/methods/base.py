@@ -10,7 +10,8 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from src.heads.base import Head
-from src.methods.search import Search, Surface, ViewSearch
+from src.methods.search import Search, Surface
+from src.methods.view_search import ViewSearch
 
 Batch = Mapping[str, Tensor]
 """The head's inputs by name, in float32; `row` int64 `[n]`, which rows of the split these are;

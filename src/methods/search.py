@@ -11,7 +11,7 @@ value, not only at those of a grid. Only the intervals are kept, never the logit
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +28,6 @@ MARGIN = 0.05
 
 NO_OUTER = 1.0
 """Stands for the outer value of a head that has no outer setting."""
-
-VIEW_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
-"""The weights over which the release of PointCLIP searches (Zhang et al., CVPR 2022)."""
-
-
-@runtime_checkable
-class SeesViews(Protocol):
-    """A head for objects of several views, whose logits are the weighted sum of each view's."""
-
-    def each_view(self, *features: Tensor) -> Float[Tensor, "n v c"]: ...
 
 
 @dataclass(frozen=True)
@@ -281,44 +271,6 @@ def _count(
     opened = np.searchsorted(np.sort(low[real]), values, side="left")
     closed = np.searchsorted(np.sort(high[real]), values, side="right")
     return opened - closed
-
-
-class ViewSearch:
-    """Accumulates the logits of every view, then picks the views' weights.
-
-    The weights are among PointCLIP's values (its search over 6 views tries all 4,096 of them). One
-    view after another takes the value with the most objects right, round by round until nothing
-    improves. It begins with equal weights, and only what is strictly better moves it away from
-    them: on few objects ties are the rule.
-    """
-
-    def __init__(self) -> None:
-        self._logits: list[NDArray[np.float32]] = []
-        self._label: list[NDArray[np.int64]] = []
-
-    def add(self, head: SeesViews, features: Sequence[Tensor], label: Int[Tensor, " n"]) -> None:
-        """Take in one batch: what `head` says of each view."""
-        self._logits.append(head.each_view(*features).float().cpu().numpy())
-        self._label.append(label.cpu().numpy())
-
-    def best(self) -> Choice:
-        """Pick the weights."""
-        logits, label = np.concatenate(self._logits), np.concatenate(self._label)
-
-        def right(weights: Sequence[float]) -> int:
-            blended = np.einsum("nvc,v->nc", logits, np.asarray(weights, dtype=np.float32))
-            return int((blended.argmax(axis=1) == label).sum())
-
-        weights = [max(VIEW_WEIGHTS)] * logits.shape[1]
-        best, before = right(weights), -1
-        while best > before:
-            before = best
-            for view in range(len(weights)):
-                for value in VIEW_WEIGHTS:
-                    trial = [*weights[:view], value, *weights[view + 1 :]]
-                    if (count := right(trial)) > best:
-                        best, weights = count, trial
-        return Choice({"view_weights": weights}, 100.0 * best / len(label))
 
 
 def search_from(

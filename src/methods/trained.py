@@ -14,7 +14,8 @@ from torchmetrics import MeanMetric
 from src.errors import UserError
 from src.heads.base import Head
 from src.methods.base import Batch, Method
-from src.methods.search import Search, ViewSearch
+from src.methods.search import Search
+from src.methods.view_search import ViewSearch
 
 
 @dataclass(frozen=True)

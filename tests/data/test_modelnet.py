@@ -13,7 +13,7 @@ def root(tmp_path):
 
 
 def test_classes_are_those_of_shape_names_in_its_order(root):
-    dataset = modelnet.read(str(root), views=6)
+    dataset = modelnet.read(str(root), views=6, points=1024)
     assert list(dataset.class_names) == ["c", "a", "b"]
     assert {split: len(items) for split, items in dataset.splits.items()} == {
         "train": 24,
@@ -27,7 +27,7 @@ def test_classes_are_those_of_shape_names_in_its_order(root):
 def test_modelnet10_is_a_part_of_modelnet40_with_labels_of_its_own(tmp_path):
     names = ["airplane", *reversed(MODELNET10), "xbox"]
     root = str(replica_3d.modelnet(tmp_path, names, points=8))
-    whole, part = modelnet.read(root, 6), modelnet.read(root, 6, MODELNET10)
+    whole, part = modelnet.read(root, 6, 1024), modelnet.read(root, 6, 1024, MODELNET10)
     assert list(part.class_names) == list(MODELNET10)
     for split in ("train", "val", "test"):
         kept = [
@@ -38,23 +38,31 @@ def test_modelnet10_is_a_part_of_modelnet40_with_labels_of_its_own(tmp_path):
         assert kept == [(item.key, MODELNET10[item.label]) for item in part.splits[split]]
 
 
+def test_no_more_points_are_used_than_there_are(root):
+    assert modelnet.read(str(root), 6, 5).points == 5
+    assert modelnet.read(str(root), 6, 1024).points == 8
+    for wrong in (0, "many"):
+        with pytest.raises(UserError, match=rf"dataset\.points={wrong}"):
+            modelnet.read(str(root), 6, wrong)
+
+
 def test_missing_and_malformed_lists_are_the_users_mistake(root):
     with pytest.raises(UserError, match="names no class 'sofa'"):
-        modelnet.read(str(root), 6, ["a", "sofa"])
+        modelnet.read(str(root), 6, 1024, ["a", "sofa"])
     (root / "shape_names.txt").write_text("c\na\na\n")
     with pytest.raises(UserError, match=r"shape_names\.txt names a class twice"):
-        modelnet.read(str(root), 6)
+        modelnet.read(str(root), 6, 1024)
     (root / "shape_names.txt").write_text("\n")
     with pytest.raises(UserError, match=r"shape_names\.txt is empty"):
-        modelnet.read(str(root), 6)
+        modelnet.read(str(root), 6, 1024)
     (root / "shape_names.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(UserError, match=r"shape_names\.txt is not text"):
-        modelnet.read(str(root), 6)
+        modelnet.read(str(root), 6, 1024)
     (root / "shape_names.txt").unlink()
     with pytest.raises(UserError, match=r"shape_names\.txt is missing.*src\.prepare"):
-        modelnet.read(str(root), 6)
+        modelnet.read(str(root), 6, 1024)
     with pytest.raises(UserError, match=r"dataset folder .* is missing.*DATA_ROOT"):
-        modelnet.read(str(root / "elsewhere"), 6)
+        modelnet.read(str(root / "elsewhere"), 6, 1024)
 
 
 def test_prepare_shows_the_splits_and_names_what_is_wrong(root, tmp_path):

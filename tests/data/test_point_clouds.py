@@ -21,9 +21,11 @@ def write(path, data, label):
     return path
 
 
-def clouds(path, views=6):
-    items = read_rows(path.parent, {"train": [path.name]}, "ab", REMEDY)["train"]
-    return HDF5Clouds("ab", {"train": items, "val": [], "test": []}, views, path.parent), items
+def clouds(path, views=6, points=1024):
+    items = read_rows(path.parent, {"train": [path.name]}, "ab", REMEDY)[0]["train"]
+    return HDF5Clouds(
+        "ab", {"train": items, "val": [], "test": []}, views, points, path.parent
+    ), items
 
 
 @pytest.fixture
@@ -45,11 +47,19 @@ def test_a_loaded_cloud_is_centred_and_touches_the_unit_sphere(tmp_path_factory,
     assert np.allclose(cloud - cloud[0], shape, atol=1e-4)
 
 
+def test_the_first_points_of_the_whole_cloud_are_used(tmp_path, points):
+    """As in PointCLIP, which reads 1,024 of 2,048 points of clouds that are normalised as files."""
+    path = write(tmp_path / "clouds.h5", points, [0, 1, 1, 0])
+    (all_points, items), (few, _) = clouds(path), clouds(path, points=3)
+    for item in items:
+        assert np.array_equal(few.load(item), all_points.load(item)[:3])
+
+
 @pytest.mark.parametrize("label", [[0, 1, 1, 0], [[0], [1], [1], [0]]])
 def test_rows_come_with_their_labels_in_the_files_order(tmp_path, points, label):
     first = write(tmp_path / "b.h5", points, label)
     write(tmp_path / "a.h5", points[:2], [1, 0])
-    items = read_rows(first.parent, {"train": ["b.h5", "a.h5"]}, "ab", REMEDY)["train"]
+    items = read_rows(first.parent, {"train": ["b.h5", "a.h5"]}, "ab", REMEDY)[0]["train"]
     keys = [*(f"b.h5:{row}" for row in range(4)), "a.h5:0", "a.h5:1"]
     assert items == [*map(Item, keys, (0, 1, 1, 0, 1, 0))]
 

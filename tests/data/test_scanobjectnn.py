@@ -21,7 +21,7 @@ def root(tmp_path_factory):
     ],
 )
 def test_each_variant_has_files_of_its_own(root, variant, file):
-    dataset = scanobjectnn.read(str(root), variant, views=6)
+    dataset = scanobjectnn.read(str(root), variant, views=6, points=1024)
     assert len(dataset.class_names) == 15
     sizes = {split: len(items) for split, items in dataset.splits.items()}
     assert sizes == {"train": 60, "val": 15, "test": 75}
@@ -35,9 +35,9 @@ def test_the_default_is_the_hardest_variant():
 
 def test_an_unknown_variant_and_a_missing_file_are_the_users_mistake(root, tmp_path):
     with pytest.raises(UserError, match=r"variant=obj is none of pb_t50_rs, obj_bg, obj_only"):
-        scanobjectnn.read(str(root), "obj", 6)
+        scanobjectnn.read(str(root), "obj", 6, 1024)
     with pytest.raises(UserError, match=r"training_objectdataset\.h5 is missing.*accepts their"):
-        scanobjectnn.read(str(tmp_path), "obj_bg", 6)
+        scanobjectnn.read(str(tmp_path), "obj_bg", 6, 1024)
 
 
 def test_prepare_says_where_to_get_it(tmp_path):

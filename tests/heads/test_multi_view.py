@@ -6,7 +6,7 @@ from src.heads.calip import Calip
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.heads.tip_adapter import TipAdapter
-from src.methods.search import VIEW_WEIGHTS, ViewSearch
+from src.methods.view_search import VIEW_WEIGHTS, ViewSearch
 
 N, V, S, C, D = 5, 3, 4, 3, 6
 WEIGHTS = [1.0, 0.5, 2.5]
@@ -64,31 +64,64 @@ def right(logits, label, weights):
     return int(((logits * torch.tensor(weights)[:, None]).sum(1).argmax(1) == label).sum())
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_search_ends_where_no_single_weight_could_be_better(seed):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(40, V, C, generator=generator)
-    label = torch.randint(C, (40,), generator=generator)
-    search = ViewSearch()
-    for rows in torch.arange(40).split(7):
+def searched(mode, logits, label):
+    search = ViewSearch(mode)
+    for rows in torch.arange(len(label)).split(7):
         search.add(Views(), [logits[rows]], label[rows])
-    choice = search.best()
+    return search.best()
+
+
+def drawn(seed, n, views):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, views, C, generator=generator)
+    return logits, torch.randint(C, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_six_views_are_searched_as_pointclips_release_does(seed):
+    """Six loops over the four weights, the last view's innermost; only a better one wins."""
+    logits, label = drawn(seed, 12, 6)
+    best, first = -1, None
+    for a in (0.25, 0.5, 0.75, 1.0):
+        for b in (0.25, 0.5, 0.75, 1.0):
+            for c in (0.25, 0.5, 0.75, 1.0):
+                for d in (0.25, 0.5, 0.75, 1.0):
+                    for e in (0.25, 0.5, 0.75, 1.0):
+                        for f in (0.25, 0.5, 0.75, 1.0):
+                            count = right(logits, label, [a, b, c, d, e, f])
+                            if count > best:
+                                best, first = count, [a, b, c, d, e, f]
+    choice = searched("grid", logits, label)
+    assert choice.settings["view_weights"] == first
+    assert choice.accuracy == pytest.approx(100 * best / 12)
+    exact = searched("exact", logits, label)
+    assert exact.accuracy == choice.accuracy
+    assert right(logits, label, exact.settings["view_weights"]) == best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_search_over_ten_views_ends_where_no_single_weight_could_be_better(seed):
+    logits, label = drawn(seed, 40, 10)
+    choice = searched("exact", logits, label)
     weights = choice.settings["view_weights"]
     best = right(logits, label, weights)
     assert choice.accuracy == pytest.approx(100 * best / 40)
-    assert best >= right(logits, label, [1.0] * V)
-    for view in range(V):
+    assert best >= right(logits, label, [1.0] * 10)
+    for view in range(10):
         for value in VIEW_WEIGHTS:
             assert right(logits, label, [*weights[:view], value, *weights[view + 1 :]]) <= best
 
 
-def test_a_view_that_only_misleads_is_weighed_down_and_ties_change_nothing():
+@pytest.mark.parametrize("views", [3, 10])
+def test_a_view_that_only_misleads_is_weighed_down_and_ties_change_nothing(views):
     label = torch.arange(30) % C
     truth = torch.nn.functional.one_hot(label, C).float()
-    misled = torch.stack([truth, 0.6 * truth.roll(1, 0), 0.6 * truth.roll(1, 0)], dim=1)
-    for logits, expected in ((misled, False), (truth.unsqueeze(1).expand(-1, V, -1), True)):
-        search = ViewSearch()
-        search.add(Views(), [logits], label)
-        choice = search.best()
+    blind = [torch.zeros_like(truth)] * (views - 3)
+    wrong = [0.6 * truth.roll(1, 0)] * 2 + blind
+    for logits, expected in (
+        (torch.stack([truth, *wrong], dim=1), False),
+        (truth.unsqueeze(1).expand(-1, views, -1), True),
+    ):
+        choice = searched("exact", logits, label)
         assert choice.accuracy == 100
-        assert (choice.settings["view_weights"] == [1.0] * V) == expected
+        assert (choice.settings["view_weights"] == [1.0] * views) == expected
