@@ -5,8 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from src.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNWRITABLE = {
     errno.EACCES,
@@ -17,6 +21,9 @@ UNWRITABLE = {
     errno.EPERM,
     errno.EROFS,
 }
+
+WITHOUT_LIMIT = 10_000
+"""How many characters a line may have where there is no terminal."""
 
 EXPLANATIONS: list[Callable[[Exception], str | None]] = []
 """What other modules add to `explain`, each for the exceptions of a library that it uses."""
@@ -34,6 +41,18 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def make_console() -> "Console":
+    """Make a console for tables: as wide as the terminal or as `COLUMNS` says.
+
+    Where there is neither, as in a file, nothing limits a table, and nothing needs to be cut.
+    """
+    from rich.console import Console
+
+    console = Console()
+    limited = console.is_terminal or "COLUMNS" in os.environ
+    return console if limited else Console(width=WITHOUT_LIMIT)
 
 
 @contextmanager

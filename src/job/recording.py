@@ -77,7 +77,7 @@ def make_result(
         threads=torch.get_num_threads(),
         points=dataset.points if isinstance(dataset, PointClouds) else None,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
-        published=published_for(cfg, cfg.dataset.name, shots),
+        **published_for(cfg, cfg.dataset.name, shots),
         config_hash=config_hash(cfg),
         versions=record.versions(),
         git_revision=record.git_revision(),
@@ -92,10 +92,11 @@ def tested(method: Method, test: Features) -> dict[str, Any]:
     return {"n_test": count, "partial_test": count < len(test)}
 
 
-def published_for(cfg: DictConfig, dataset: str, shots: int) -> float | None:
-    """Look up the published accuracy that a run on `dataset` corresponds to."""
+def published_for(cfg: DictConfig, dataset: str, shots: int) -> dict[str, Any]:
+    """Look up the published accuracies that a run on `dataset` corresponds to."""
     weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
-    return published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
+    found = published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
+    return {"published": next(iter(found.values()), None), "published_by_source": found}
 
 
 def save(

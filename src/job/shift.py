@@ -138,7 +138,7 @@ def evaluate(
         n_classes=len(other.classes),
         skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,
-        published=recording.published_for(cfg, other.name, result.shots),
+        **recording.published_for(cfg, other.name, result.shots),
     )
     recording.save(Path(cfg.paths.output) / "eval" / other.name, evaluation, method.answers, source)
     return evaluation

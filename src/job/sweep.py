@@ -161,14 +161,14 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     """
     if Start.folder is None:
         _end_with_parent()
-    cfg.group = _journal().read()[0].group
     if not cfg.force and (earlier := _finished_earlier(cfg)):
         if not (Path(cfg.paths.output) / FILE).is_file():
             shutil.rmtree(cfg.paths.output)  # Hydra has just made it, for a log
         return _skip(earlier)
     folder = _own_folder(cfg)
-    folder.mkdir(exist_ok=True)
-    cfg.paths.output = str(folder)
+    if folder != Path(cfg.paths.output):
+        folder.mkdir(exist_ok=True)
+        cfg.paths.output = str(folder)
     # A process that outlived a killed sweep may still be at the job: its successor waits for it.
     with FileLock(folder / LOCK):
         return _run_unless_done(cfg, folder, run)
@@ -196,6 +196,7 @@ def _run_unless_done(
     if not finished:
         _clean(folder)
     keep_configuration(cfg, folder)
+    cfg.group = _journal().read()[0].group
     try:
         accuracy = run(cfg)
     except Exception as error:
@@ -355,7 +356,7 @@ def _end() -> None:
     done = [folder / job.folder for job in jobs if job.status != "failed"]
     if done:
         found = dict.fromkeys(done)  # jobs that differ in nothing have one result
-        page = present(folder, [Result.read(path) for each in found for path in _results(each)])
+        page = present(folder, [path for each in found for path in _results(each)])
         if Start.wandb is not None:
             from src.results.loggers import log_sweep
 

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.console import Console
 from rich.text import Text
 
-from src.results.marks import DAGGER, DOUBLE_DAGGER, explanations
+from src.command_line import make_console
+from src.results.marks import explanations
+from src.results.published import describe
 from src.results.summary import AVERAGE, PLACE, Cell, Table
 from src.results.terminal import print_rows
 
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
-BESIDE = "In brackets: points above the published accuracy."
+BESIDE = "In brackets: points above the accuracy published in {}."
 AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
 # How LaTeX writes its special characters, and ours.
 LATEX = str.maketrans(
@@ -19,8 +20,9 @@ LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {
         "±": r"$\pm$",
-        DAGGER: r"$^\dagger$",
-        DOUBLE_DAGGER: r"$^\ddagger$",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "§": r"$^\S$",
         "→": r"$\rightarrow$",
         "−": "$-$",
     }
@@ -30,10 +32,11 @@ LATEX = str.maketrans(
 def notes(tables: Sequence[Table]) -> list[str]:
     """Explain the signs that occur in the tables."""
     cells = [cell for table in tables for row in table.rows.values() for cell in row if cell]
+    sources = dict.fromkeys(cell.source for cell in cells if cell.published is not None)
     return [
         *([AVERAGED] if any(table.title.startswith(AVERAGE) for table in tables) else []),
         *([SPREAD] if any(cell.interval is not None for cell in cells) else []),
-        *([BESIDE] if any(cell.published is not None for cell in cells) else []),
+        *(BESIDE.format(describe(source)) for source in sources if source),
         *explanations("".join(cell.marks for cell in cells)),
     ]
 
@@ -64,9 +67,10 @@ def latex(tables: Sequence[Table]) -> str:
             *(f"    {_latex_line([label, *map(text, row)])}" for label, row in table.rows.items()),
             r"    \bottomrule",
             r"  \end{tabular}",
+            *_latex_notes(notes([table])),
             r"\end{table}",
         ]
-    return "\n".join([*lines, *(f"% {note}" for note in notes(tables)), ""])
+    return "\n".join([*lines, ""])
 
 
 def csv(cells: pd.DataFrame) -> str:
@@ -80,7 +84,7 @@ def csv(cells: pd.DataFrame) -> str:
 
 def show(tables: Sequence[Table]) -> None:
     """Print the tables in the terminal."""
-    console = Console()
+    console = make_console()
     for table in tables:
         console.print(Text(f"\n{table.title}", "bold"))
         rows = [
@@ -102,6 +106,14 @@ def text(cell: Cell | None) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _latex_notes(notes: Sequence[str]) -> list[str]:
+    """Put notes below a table, so that its signs reach a paper with their meaning."""
+    if not notes:
+        return []
+    lines = [rf"  \parbox{{\linewidth}}{{\footnotesize {note.translate(LATEX)}}}" for note in notes]
+    return [r"  \par\smallskip", *lines]
 
 
 def _latex_line(cells: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ class Runs(NamedTuple):
             `folder`: where it lies;
             `task`: its dataset; for a head adapted on another one, `adapted on → dataset`;
             `label`: its method and, where the runs of a method differ in them, how it chose its
-            settings and the settings that it was given;
+            settings and the settings that it was given; and that it was a partial test;
             `made_by`: the command of its sweep, or its own.
         unfinished: jobs without a result.
     """
@@ -124,6 +124,7 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
             ]
             if shown:
                 labels[row] += f" ({', '.join(shown)})"
+    labels[frame["partial_test"]] += " (partial test)"
     return labels
 
 

@@ -271,7 +271,7 @@ def _listed(runs: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _accuracy(run: pd.Series) -> str:
-    return f"{run['accuracy']:.2f}{marks(run['selected_on_test'], run['saw_test_images'])}"
+    return f"{run['accuracy']:.2f}{marks(run)}"
 
 
 def _number(value: Any) -> str:

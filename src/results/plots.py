@@ -69,13 +69,9 @@ def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> bytes:
         for place, label in enumerate(labels):
             group = cells[cells["label"] == label].sort_values("shots")
             number = styles.index(label)
-            marked = marks(
-                any(cell.selected_on_test for cell in group["cell"]),
-                any(cell.saw_test_images for cell in group["cell"]),
-            )
             look: dict[str, Any] = {
                 "color": COLOURS[number % len(COLOURS)],
-                "label": label + marked,
+                "label": label + marks(*group["cell"]),
             }
             mean = np.array([cell.mean for cell in group["cell"]])
             spread = np.array([cell.interval or 0.0 for cell in group["cell"]])

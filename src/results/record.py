@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.files import ROOT, write_json
+from src.results.published import OPENAI_RN50, published
 
 FILE = "result.json"
 FAILURE = "failure.json"
@@ -50,7 +51,8 @@ class Result:
         timings_s: seconds by stage.
         threads: how many threads torch computed with.
         peak_rss_mb: the peak of resident memory, in MB.
-        published: the published accuracy that this run corresponds to, or None.
+        published: the published accuracy that this run corresponds to, or None: the first one of
+            `published_by_source`.
         config_hash: hash of everything in the configuration that can change the metrics.
         versions: Python's, and those of the libraries that metrics depend on.
         git_revision: the commit of the code, with `-dirty` if it was changed since; None outside a
@@ -64,6 +66,8 @@ class Result:
         prompts: SHA-256 of the classes' prompts; None if they are not known.
         settings_from: where the method's settings came from, as `rn50 on eurosat
             (conf/settings/calip.yaml)` or `defaults`; empty if it is not known.
+        published_by_source: what each source says that has it, by the source's letter in
+            `experiments/published_rn50.json`.
         saw_test_images: the method looked at the unlabelled test images before it answered.
         partial_test: fewer images were tested than the test split holds, as with
             `trainer.limit_test_batches`.
@@ -103,6 +107,7 @@ class Result:
     weights: str | None = None
     prompts: str | None = None
     settings_from: str = ""
+    published_by_source: Mapping[str, float] = field(default_factory=dict)
     saw_test_images: bool = False
     partial_test: bool = False
     points: int | None = None
@@ -136,7 +141,11 @@ class Result:
                 )
             if version == 1:
                 content["metrics"] = {name: content[name] for name in AT_THE_TOP}
-            known = {field.name for field in fields(cls)}
+            if content["published"] is not None and "published_by_source" not in content:
+                # Earlier versions looked up the same figures and kept the first one.
+                about = (content[name] for name in ("dataset", "method", "shots"))
+                content["published_by_source"] = published(*about, *OPENAI_RN50)
+            known = {one.name for one in fields(cls)}
             result = cls(**{name: content[name] for name in known & content.keys()})
             float(result.accuracy)
         except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.special import stdtrit
 
-from src.results.marks import marks
+from src.results.marks import SIGNS, marks
+from src.results.published import SOURCES, common_source
 
 CONFIDENCE = 0.95
 PLACE = ["backbone", "task", "label", "shots"]
@@ -16,14 +17,27 @@ AVERAGE = "average"
 
 
 class Cell(NamedTuple):
-    """The accuracy (per cent) of one method on one dataset at one number of shots, over seeds."""
+    """The accuracy (per cent) of one method on one dataset at one number of shots, over seeds.
+
+    Attributes:
+        mean: over the seeds.
+        interval: half the width of its 95 % interval; None for a single seed.
+        seeds: how many there are.
+        published: the published accuracy, by the one source that all cells are compared with.
+        source: that source.
+        selected_on_test: true of one seed at least, as the following.
+        saw_test_images: see `Result`.
+        partial_test: see `Result`.
+    """
 
     mean: float
-    interval: float | None  # half-width; None for a single seed
+    interval: float | None
     seeds: int
     published: float | None
+    source: str | None
     selected_on_test: bool
     saw_test_images: bool
+    partial_test: bool
 
     @property
     def difference(self) -> float | None:
@@ -33,7 +47,7 @@ class Cell(NamedTuple):
     @property
     def marks(self) -> str:
         """The signs that stand beside the accuracy."""
-        return marks(self.selected_on_test, self.saw_test_images)
+        return marks(self)
 
     def __str__(self) -> str:
         spread = "" if self.interval is None else f" ± {self.interval:.2f}"
@@ -67,7 +81,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     The "average of n datasets" is the mean of the datasets' means, per backbone. It is given only
     for methods that were run on all n datasets at those shots. Its interval is that of the averages
     by seed, if every dataset has the same seeds. Heads that were adapted on another dataset stay
-    out of it.
+    out of it. All cells are compared with the published accuracies of one source, that which has
+    the most of them.
 
     Args:
         frame: what `src.results.frame.load` returns.
@@ -76,15 +91,15 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         One row per place, in order of appearance, with the averages last. The columns are those of
         `PLACE`, and `cell`, a `Cell`.
     """
-    runs = once_per_seed(frame)
-    cells = [(*place, _cell(group)) for place, group in runs.groupby(PLACE, sort=False)]
+    runs, source = compared_with(once_per_seed(frame))
+    cells = [(*place, _cell(group, source)) for place, group in runs.groupby(PLACE, sort=False)]
     own = runs[~runs["task"].str.contains(TRANSFER)]
     for backbone, of_backbone in own.groupby("backbone", sort=False):
         n = of_backbone["task"].nunique()
         for (label, shots), group in of_backbone.groupby(["label", "shots"], sort=False):
             if n > 1 and group["task"].nunique() == n:
                 cells.append(
-                    (backbone, f"{AVERAGE} of {n} datasets", label, shots, _average(group))
+                    (backbone, f"{AVERAGE} of {n} datasets", label, shots, _average(group, source))
                 )
     return pd.DataFrame(cells, columns=[*PLACE, "cell"])
 
@@ -100,11 +115,15 @@ def by_shots(cells: pd.DataFrame) -> list[Table]:
 
 
 def by_dataset(cells: pd.DataFrame) -> list[Table]:
-    """Make a table per backbone and shots that several datasets have, with a column per dataset."""
+    """Make a table per backbone and shots that several datasets have, with a column per dataset.
+
+    A method that sees no labelled images (0 shots) has a row in each of them.
+    """
     return [
         _table(f"{backbone}, shots={shots}: top-1 accuracy in % by dataset", group, "task")
         for backbone, of_backbone in cells.groupby("backbone", sort=False)
-        for shots, group in of_backbone.groupby("shots")
+        for shots in sorted({*of_backbone["shots"]} - {0}) or [0]
+        for group in [of_backbone[of_backbone["shots"].isin([0, shots])]]
         if group["task"].nunique() > 1
     ]
 
@@ -118,33 +137,51 @@ def half_width(accuracies: Sequence[float]) -> float | None:
     return quantile * float(pd.Series(accuracies).std()) / math.sqrt(n)
 
 
-def _cell(runs: pd.DataFrame) -> Cell:
+def _cell(runs: pd.DataFrame, source: str | None) -> Cell:
     return Cell(
         mean=float(runs["accuracy"].mean()),
         interval=half_width(list(runs["accuracy"])),
         seeds=len(runs),
-        published=_none(runs["published"].astype(float).mean(skipna=False)),
-        selected_on_test=bool(runs["selected_on_test"].any()),
-        saw_test_images=bool(runs["saw_test_images"].any()),
+        **_published(runs["published"].mean(skipna=False), source),
+        **_signs(runs),
     )
 
 
-def _average(runs: pd.DataFrame) -> Cell:
+def _average(runs: pd.DataFrame, source: str | None) -> Cell:
     by_seed = runs.pivot_table(index="seed", columns="task", values="accuracy")
-    published = runs.astype({"published": float}).groupby("task")["published"].mean(skipna=False)
+    published = runs.groupby("task")["published"].mean(skipna=False)
     same_seeds = bool(by_seed.notna().all(axis=None))
     return Cell(
         mean=float(by_seed.mean().mean()),
         interval=half_width(list(by_seed.mean(axis=1))) if same_seeds else None,
         seeds=len(by_seed),
-        published=_none(published.mean(skipna=False)),
-        selected_on_test=bool(runs["selected_on_test"].any()),
-        saw_test_images=bool(runs["saw_test_images"].any()),
+        **_published(published.mean(skipna=False), source),
+        **_signs(runs),
     )
 
 
-def _none(number: float) -> float | None:
-    return None if math.isnan(number) else float(number)
+def compared_with(runs: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+    """Put the accuracies that one source has published into the column `published`.
+
+    Returns:
+        The runs, and the source; None if nothing was published.
+    """
+    by_source = {
+        source: runs[name].astype(float)
+        for source in SOURCES
+        if (name := f"published_by_source.{source}") in runs
+    }
+    known = pd.DataFrame(by_source, index=runs.index)
+    source = common_source(row.dropna().to_dict() for _, row in known.iterrows())
+    return runs.assign(published=math.nan if source is None else known[source]), source
+
+
+def _published(mean: float, source: str | None) -> dict[str, Any]:
+    return {"published": None if math.isnan(mean) else float(mean), "source": source}
+
+
+def _signs(runs: pd.DataFrame) -> dict[str, Any]:
+    return {name: bool(runs[name].any()) for name in SIGNS}
 
 
 def _average_first(task: str) -> bool:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from src.command_line import make_console
+
 GAP = 2
 """Spaces between two columns."""
 
@@ -22,7 +24,7 @@ def print_rows(
         words: headings of the columns that are aligned to the left.
     """
     widths = {heading: _width(heading, [row[heading] for row in rows]) for heading in rows[0]}
-    available = Console().width
+    available = make_console().width
     for headings in _share_out(widths, labels, available):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for heading in headings:

@@ -4,11 +4,10 @@ import argparse
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from src.command_line import run_command
+from src.command_line import make_console, run_command
 from src.errors import UserError
 from src.store.entry import read_manifest, verify
 from src.store.shards import DamageError
@@ -65,7 +64,7 @@ def list_entries(store: FeatureStore) -> None:
         size = decimal(_size(folder))
         table.add_row(folder.parent.name, split, backbone, digest[:8], rows, shapes, size, made_on)
     if entries:
-        Console().print(table)
+        make_console().print(table)
     print(f"{decimal(sum(map(_size, entries)))} in {store.root}, entries: {len(entries)}")
 
 

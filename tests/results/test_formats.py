@@ -6,8 +6,8 @@ import pandas as pd
 from src.results import formats
 from src.results.summary import PLACE, Cell, Table
 
-PLAIN = Cell(81.5, None, 1, None, False, False)
-FULL = Cell(92.0, 1.25, 3, 93.0, True, True)
+PLAIN = Cell(81.5, None, 1, None, None, False, False, False)
+FULL = Cell(92.0, 1.25, 3, 93.0, "b", True, True, True)
 TABLE = Table(
     "a_b & 50 % → c", ["4", "16"], {"tip_adapter (val)": [PLAIN, FULL], "x|y": [None, PLAIN]}
 )
@@ -16,9 +16,12 @@ TABLE = Table(
 def test_markdown():
     text = formats.markdown([TABLE])
     assert "| method | 4 | 16 |\n| --- | --- | --- |\n" in text
-    assert "| tip_adapter (val) | 81.50 | 92.00†‡ ± 1.25 (-1.00) |" in text
+    assert "| tip_adapter (val) | 81.50 | 92.00†‡§ ± 1.25 (-1.00) |" in text
     assert "| x&#124;y |  | 81.50 |" in text
-    for note in ("Student's t", "published accuracy", "not comparable", "unlabelled test images"):
+    for note in (
+        "Student's t", "accuracy published in exp.log of the Tip-Adapter repository",
+        "chosen on the test split: not comparable", "unlabelled test images", "a part of the test",
+    ):  # fmt: skip
         assert note in text
 
 
@@ -29,12 +32,29 @@ def test_only_the_signs_that_occur_are_explained():
 def test_latex_escapes_what_it_would_take_for_commands():
     text = formats.latex([TABLE])
     assert r"\caption{a\_b \& 50 \% $\rightarrow$ c}" in text
-    assert r"tip\_adapter (val) & 81.50 & 92.00$^\dagger$$^\ddagger$ $\pm$ 1.25 (-1.00) \\" in text
+    assert (
+        r"tip\_adapter (val) & 81.50 & 92.00$^\dagger$$^\ddagger$$^\S$ $\pm$ 1.25 (-1.00) \\"
+        in text
+    )
     assert r"\begin{tabular}{lrr}" in text
     assert text.count("{") == text.count("}")
     assert "a^b\\#~{}".translate(formats.LATEX) == (
         r"a\textasciicircum{}b\textbackslash{}\#\textasciitilde{}\{\}"
     )
+
+
+def test_a_sign_reaches_a_paper_with_its_meaning():
+    unmarked = Table("plain", ["4"], {"coop": [PLAIN]})
+    text = formats.latex([TABLE, unmarked])
+    marked, plain = text.split(r"\end{table}")[:2]
+    below = marked.split(r"\end{tabular}")[1]
+    for meaning in (
+        r"$\pm$ is half the 95 \% interval", r"$^\dagger$ settings chosen on the test split",
+        r"$^\ddagger$ the method saw", r"$^\S$ tested on a part", r"published in exp.log",
+    ):  # fmt: skip
+        assert meaning in below
+    assert not [line for line in text.splitlines() if line.startswith("% ") and "±" in line]
+    assert "footnotesize" not in plain
 
 
 def test_csv_has_a_line_for_each_cell():
@@ -53,4 +73,4 @@ def test_the_terminal_shows_labels_as_they_are_and_cuts_none(capsys, monkeypatch
     formats.show([TABLE._replace(rows={"calip (templates=[red])": [PLAIN, FULL]})])
     printed = capsys.readouterr().out
     assert printed.count("calip (templates=[red])") == 2, "a table for each column"
-    assert "92.00†‡±1.25" in printed
+    assert "92.00†‡§±1.25" in printed

@@ -34,13 +34,47 @@ def test_empty_columns_are_left_out_and_shared_conditions_stand_above(printed):
     [
         ({"selected_on_test": True}, "81.50†", "† settings chosen on the test split"),
         ({"saw_test_images": True}, "81.50‡", "‡ the method saw the unlabelled test images"),
+        ({"partial_test": True}, "81.50§", "§ tested on a part of the test split"),
         (MARKED, "81.50†‡", "‡ the method saw the unlabelled test images"),
     ],
 )
 def test_what_is_not_comparable_is_marked_and_the_mark_explained(printed, changes, mark, meaning):
-    text = "\n".join(printed(made_up(**changes, published=80.0)))
-    for expected in (mark, meaning, "published"):
-        assert expected in text
+    text = "\n".join(printed(made_up(**changes)))
+    assert mark in text
+    assert meaning in text
+
+
+def test_published_accuracies_of_one_table_have_one_source(printed):
+    """Caltech101: the log with zero_shot's 85.92 has no calip; the notebook has both."""
+    zero_shot = made_up(method="zero_shot", published_by_source={"b": 85.92, "a": 83.94})
+    calip = made_up(published_by_source={"a": 87.71})
+    text = "\n".join(printed(zero_shot, calip))
+    assert "83.94" in text
+    assert "87.71" in text
+    assert "85.92" not in text
+    assert "published: APE_results.ipynb" in text
+    alone = "\n".join(printed(zero_shot))
+    assert "85.92" in alone
+    assert "published: exp.log of the Tip-Adapter repository" in alone
+
+
+def test_rows_of_an_ablation_carry_what_tells_them_apart(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    labels = ["calip (beta2=0.5)", "calip (beta2=2.0)"]
+    show([made_up(), made_up()], "title", labels)
+    printed = capsys.readouterr().out
+    for label in labels:
+        assert label in printed
+
+
+def test_without_a_terminal_a_table_is_as_wide_as_it_needs(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "tip_adapter_with_a_long_name" * 5
+    show([made_up(method=name), made_up()], "title")
+    printed = capsys.readouterr().out
+    (row,) = (line for line in printed.splitlines() if name in line)
+    assert "0.300" in row
+    assert "…" not in printed
 
 
 def test_metrics_that_a_record_lacks_are_blank(printed):
