@@ -85,6 +85,8 @@ def load_model(
     if checkpoint is None:
         log.warning("%s has random weights: its accuracy is that of chance", architecture)
     else:
+        if tag is None and not architecture.startswith(LOCAL_DIR):
+            log.warning("%s", _as_openai(architecture, checkpoint))
         _load_weights(model, architecture, checkpoint, weights_only=not openai_archive)
     preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     return model, tokenizer, preprocess
@@ -133,6 +135,19 @@ def _is_openai_archive(architecture: str, checkpoint: Path) -> bool:
 
     url = open_clip.get_pretrained_url(architecture, "openai")  # holds the file's SHA-256
     return checkpoint.suffix == ".pt" and _sha256(checkpoint) in url
+
+
+def _as_openai(architecture: str, checkpoint: Path) -> str:
+    """Say how a file is read that holds weights and nothing about them."""
+    import open_clip
+
+    quick_gelu = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    return (
+        f"backbone.pretrained={checkpoint} does not say how its model was made. It is read with "
+        f"OpenAI's preprocessing, and with {architecture}'s {'QuickGELU' if quick_gelu else 'GELU'}"
+        f": give the architecture with or without {QUICK_GELU} that it was trained as, or a "
+        f"{LOCAL_DIR} with a preprocessing of its own."
+    )
 
 
 def _tag_config(architecture: str, tag: str) -> dict[str, Any]:

@@ -289,8 +289,8 @@ def test_a_local_folder_in_float16_is_computed_in_float32(
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "state_dict", "training", "archive"])
-def test_a_checkpoint_file_gives_its_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_a_checkpoint_file_gives_its_weights_and_one_line_says_how_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     weights = write_folder(tmp_path / "own", "small-resnet")
     path = tmp_path / f"own.{'safetensors' if kind == 'safetensors' else 'pt'}"
@@ -302,6 +302,13 @@ def test_a_checkpoint_file_gives_its_weights(
         torch.save({"state_dict": weights, "epoch": 3} if kind == "training" else weights, path)
     state = FrozenClip.load("small-resnet", str(path)).model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in weights.items())
+    told = [record.getMessage() for record in caplog.records]
+    if kind == "archive":  # OpenAI's own, known by its checksum
+        assert told == []
+    else:
+        (line,) = told
+        assert f"pretrained={path} does not say how its model was made" in line
+        assert "OpenAI's preprocessing, and with small-resnet's GELU" in line
 
 
 def save_archive(weights: dict, path: Path) -> None:

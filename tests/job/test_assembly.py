@@ -16,6 +16,7 @@ class Source:
 
     class_names = ("ant", "bee", "cat")
     skipped_images = ()
+    n_views = None
 
     def support(self, shots, seed, inputs, augmentation):
         return {"global": torch.randn(2, 4, 8)}, torch.tensor([0, 0, 2, 2])
