@@ -13,7 +13,7 @@ from src.command_line import explaining, run_command
 from src.config import as_lists
 from src.files import CONFIG_DIR
 from src.job import sweep
-from src.job.folder import claim, keep_configuration
+from src.job.folder import claim, keep_configuration, warn_of_another
 from src.job.job import run, sweeping
 
 
@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     with explaining():  # before Hydra adds words of its own
         folder = Path(cfg.paths.output)
         with claim(folder, "hydra.run.dir"):
+            warn_of_another(cfg, folder)
             keep_configuration(cfg, folder)
             return run(cfg)
 

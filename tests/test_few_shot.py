@@ -14,9 +14,13 @@ from tests.shared import SHARED, needs_shared
 
 METHODS = (
     "zero_shot", "calip", "tip_adapter", "clip_adapter", "linear_probe", "tip_adapter_f",
-    "calip_fs", "coop",
+    "calip_fs", "calip_fs_paper", "coop",
 )  # fmt: skip
-TRAINED = {"clip_adapter", "tip_adapter_f", "calip_fs", "coop"}
+TRAINED = {"clip_adapter", "tip_adapter_f", "calip_fs", "calip_fs_paper", "coop"}
+DISTINCT_CROPS = {
+    "clip_adapter": 100, "tip_adapter_f": 20, "calip_fs": 10, "calip_fs_paper": 10, "coop": 100,
+}  # fmt: skip
+"""Fresh crops in each epoch, but for methods that need the features of all positions."""
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +47,10 @@ def test_every_method_runs_and_says_what_it_did(sweep, method):
     assert (found.trainable_parameters > 0) == (method in TRAINED)
     assert (found.epochs > 0) == (method in TRAINED)
     assert (job(sweep[0], method) / "checkpoint.ckpt").exists() == (method in TRAINED)
+    assert found.distinct_crops == DISTINCT_CROPS.get(method, 0)
     assert not found.selected_on_test
     searched = method in {"tip_adapter", "tip_adapter_f", "linear_probe"}
-    assert (found.selection == "val_few_shot") == searched or method == "calip_fs"
+    assert (found.selection == "val_few_shot") == searched or "calip_fs" in method
     assert f"| {method} |" in (sweep[0] / "output/report/table.md").read_text()
 
 

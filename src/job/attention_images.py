@@ -37,7 +37,7 @@ def check(cfg: DictConfig, dataset: Any) -> None:
     if not issubclass(get_class(cfg.method.head._target_), Attends):
         raise UserError(
             f"{told} draws CALIP's attention, and method={cfg.method.name} has none: choose "
-            "method=calip or calip_fs."
+            "method=calip, calip_fs or calip_fs_paper."
         )
     if isinstance(dataset, PointClouds) or not hasattr(dataset, "load"):
         raise UserError(

@@ -1,5 +1,6 @@
 """A run's folder: it belongs to one process, and holds the configuration beside the result."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,12 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from src.config import config_hash
 from src.errors import UserError
 from src.files import replacing
+from src.results.record import FILE, Result
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 CONFIGURATION = ".hydra"
@@ -34,6 +39,19 @@ def claim(folder: Path, key: str) -> FileLock:
             f"another process is at work in {folder}: wait until it ends, or give another {key}=..."
         ) from None
     return lock
+
+
+def warn_of_another(cfg: DictConfig, folder: Path) -> None:
+    """Say so if a folder holds the result of another configuration, which a run would replace."""
+    try:
+        found = Result.read(folder / FILE)
+    except UserError:
+        return
+    if found.config_hash != config_hash(cfg):
+        log.warning(
+            "%s holds the result of another run, of method=%s on dataset=%s: it is replaced",
+            folder, found.method, found.dataset,
+        )  # fmt: skip
 
 
 def keep_configuration(cfg: DictConfig, folder: Path) -> None:

@@ -143,8 +143,9 @@ class Result:
                 content["metrics"] = {name: content[name] for name in AT_THE_TOP}
             if content["published"] is not None and "published_by_source" not in content:
                 # Earlier versions looked up the same figures and kept the first one.
-                about = (content[name] for name in ("dataset", "method", "shots"))
-                content["published_by_source"] = published(*about, *OPENAI_RN50)
+                content["published_by_source"] = published(
+                    content["dataset"], content["method"], content["shots"], *OPENAI_RN50
+                )
             known = {one.name for one in fields(cls)}
             result = cls(**{name: content[name] for name in known & content.keys()})
             float(result.accuracy)

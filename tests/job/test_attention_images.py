@@ -77,7 +77,7 @@ def test_the_most_probable_classes_are_shown_and_the_true_one(tmp_path, monkeypa
 def test_a_mistake_ends_in_one_message_before_anything_is_made(tmp_path):
     message = refused(calipers(tmp_path, "method=tip_adapter", "attention_images=[0]"))
     assert "attention_images=[0]" in message
-    assert "method=calip or calip_fs" in message
+    assert "method=calip, calip_fs or calip_fs_paper" in message
     assert not (tmp_path / "features").exists()
 
 

@@ -221,6 +221,16 @@ def test_a_folder_belongs_to_one_process(tmp_path, arguments):
     assert [path.name for path in tmp_path.rglob("*.json*")] == []
 
 
+def test_a_run_says_so_when_it_replaces_the_result_of_another(tmp_path):
+    first, again, other = (
+        calipers(tmp_path, f"method={method}", "logger=none")
+        for method in ("zero_shot", "zero_shot", "calip")
+    )
+    told = "holds the result of another run, of method=zero_shot on dataset=digits: it is replaced"
+    assert told not in first.stdout + again.stdout
+    assert told in other.stdout
+
+
 def test_runs_that_are_started_in_the_same_second_have_folders_of_their_own():
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         configs = [compose("config", return_hydra_config=True).hydra for _ in range(9)]

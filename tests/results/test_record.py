@@ -86,3 +86,12 @@ def test_a_failed_write_leaves_the_old_result(tmp_path):
         replace(RESULT, hyperparameters={"beta2": object()}).write(tmp_path)
     assert Result.read(tmp_path / "result.json") == RESULT
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_published_figure_of_an_earlier_version_gets_its_sources(tmp_path):
+    content = json.loads(
+        (VERSION_1 / "digits-tiny-clip_adapter-2-1-d5111ebfc641b210/result.json").read_text()
+    )
+    about = {"dataset": "caltech101", "method": "calip", "shots": 0, "backbone": "rn50"}
+    (tmp_path / "result.json").write_text(json.dumps(content | about | {"published": 87.71}))
+    assert Result.read(tmp_path / "result.json").published_by_source == {"a": 87.71}
