@@ -2,10 +2,11 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 
@@ -29,18 +30,47 @@ EXPLANATIONS: list[Callable[[Exception], str | None]] = []
 """What other modules add to `explain`, each for the exceptions of a library that it uses."""
 
 
+class Terminated(SystemExit):
+    """The program was told to end (SIGTERM), as Slurm and containers do: exit code 143."""
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line; a user's mistake ends it with one message and exit code 2.
 
-    Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off.
+    Bugs keep their traceback: Hydra's own shortening of tracebacks is switched off. What ends it
+    from outside has the shell's exit code: 130 for SIGINT, 143 for SIGTERM, 141 for a reader that
+    closed the output.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        with explaining():
-            main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        try:
+            with explaining():
+                main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, Terminated):
+            print("terminated", file=sys.stderr)
+        elif _interrupted(ended):
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+        raise
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated(143)
+
+
+def _interrupted(ended: BaseException | None) -> bool:
+    """Say whether a KeyboardInterrupt is behind an exception: Lightning turns it into `exit(1)`."""
+    while ended is not None and not isinstance(ended, KeyboardInterrupt):
+        ended = ended.__context__
+    return ended is not None
 
 
 def make_console() -> "Console":

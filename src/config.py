@@ -34,6 +34,13 @@ WITHOUT_EFFECT = {
 """Parts of the configuration that no metric depends on."""
 
 
+WITH_VALUE = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun",
+}  # fmt: skip
+"""Hydra's options that a value follows."""
+
+
 def config_hash(cfg: DictConfig) -> str:
     """Hash the parts of a configuration that can change what a run finds.
 
@@ -154,6 +161,27 @@ def as_lists(arguments: Sequence[str], key: str) -> list[str]:
         else one
         for one in arguments
     ]
+
+
+def arrange(arguments: Sequence[str]) -> list[str]:
+    """Put Hydra's own options before the overrides, wherever they stand, as Hydra wants them.
+
+    `--seed=1`, as W&B's agents write an override, becomes `seed=1`.
+    """
+    options: list[str] = []
+    overrides: list[str] = []
+    waiting = iter(arguments)
+    for one in waiting:
+        name, equals, _ = one.partition("=")
+        if not one.startswith("-"):
+            overrides.append(one)
+        elif equals and name not in WITH_VALUE:
+            overrides.append(one.lstrip("-"))
+        else:
+            options.append(one)
+            if one in WITH_VALUE:
+                options += [next(waiting, "")]
+    return options + overrides
 
 
 def _explain(error: Exception) -> str | None:

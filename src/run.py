@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from src.command_line import explaining, run_command
-from src.config import as_lists
+from src.config import arrange, as_lists
 from src.files import CONFIG_DIR
 from src.job import sweep
 from src.job.folder import claim, keep_configuration, warn_of_another
@@ -31,6 +31,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.argv = as_lists(sys.argv, "eval_dataset")
+    sys.argv[1:] = as_lists(arrange(sys.argv[1:]), "eval_dataset")
     with sweep.ending():
         run_command(main)

@@ -6,6 +6,7 @@ from hydra.utils import get_class
 
 from src.command_line import explain, run_command
 from src.config import (
+    arrange,
     as_lists,
     compose,
     config_hash,
@@ -139,3 +140,18 @@ def test_several_datasets_are_one_list():
     assert as_lists(arguments, "eval_dataset") == [
         "-m", "eval_dataset=[a,b]", "method=a,b", "eval_dataset=[c]", "eval_dataset=[d]"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("method=calip -m seed=1,2", "-m method=calip seed=1,2"),
+        ("seed=0 --multirun shots=1,2 --cfg job", "--multirun --cfg job seed=0 shots=1,2"),
+        ("--seed=1 --method.head.beta2=0.5", "seed=1 method.head.beta2=0.5"),
+        ("seed=1 --config-name=other", "--config-name=other seed=1"),
+        ("a=-1 +b=--c ~d", "a=-1 +b=--c ~d"),
+        ("seed=1 --help", "--help seed=1"),
+    ],
+)
+def test_options_may_stand_anywhere_and_overrides_may_have_hyphens(typed, meant):
+    assert arrange(typed.split()) == meant.split()

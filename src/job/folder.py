@@ -1,6 +1,8 @@
 """A run's folder: it belongs to one process, and holds the configuration beside the result."""
 
 import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ from src.results.record import FILE, Result
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
+"""Where Lightning looks for the rank of a process."""
 CONFIGURATION = ".hydra"
 """Where the configuration lies, under the names that Hydra gives to its parts."""
 
 
-def claim(folder: Path, key: str) -> FileLock:
+def claim(folder: Path, key: str) -> AbstractContextManager[Any]:
     """Take a folder for this process, until the lock is released or the process ends.
+
+    Of a distributed run, rank 0 takes it for all.
 
     Args:
         folder: it is made if it is missing.
@@ -31,6 +37,8 @@ def claim(folder: Path, key: str) -> FileLock:
         UserError: another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+        return nullcontext()
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)

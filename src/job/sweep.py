@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -98,7 +98,7 @@ class Start(Callback):
 
     folder: Path | None = None
     """Where the sweep that this process started has its jobs."""
-    lock: FileLock | None = None
+    lock: AbstractContextManager[Any] | None = None
     """Keeps other processes out of that folder as long as this one lives."""
     wandb: Mapping[str, str] | None = None
     """The W&B project and group of its runs, if they are logged there."""
