@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,22 +53,42 @@ def write_shard(path: Path, rows: range, tensors: Mapping[str, Shaped[Tensor, "r
         temporary.write_bytes(save(content, {"sha256": _checksum(rows, content)}))
 
 
-def check_shard(path: Path, rows: range, expected: str | None = None) -> None:
+def check_shard(path: Path, rows: range, expected: str | None = None) -> dict[str, dict[str, Any]]:
     """Compare the checksum of a shard's content with its own and with the `expected` one, if any.
+
+    Returns:
+        What `describe` says of its tensors, by name.
 
     Raises:
         DamageError: they differ, or the shard is missing or unreadable.
     """
+    check_is_file(path)
     try:
         with safe_open(path, framework="pt") as shard:
             recorded = (shard.metadata() or {}).get("sha256")
             tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise DamageError(f"{path} is missing") from None
     except (OSError, SafetensorError) as error:
         raise DamageError(f"{path} is unreadable ({error})") from error
     if not _checksum(rows, tensors) == recorded == (expected or recorded):
         raise DamageError(f"{path} is damaged: its checksum differs")
+    return {name: describe(tensor) for name, tensor in tensors.items()}
+
+
+def check_is_file(path: Path) -> os.stat_result:
+    """Check that a path leads to a file: a pipe of that name would never end.
+
+    Raises:
+        DamageError: it is missing, or something else.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise DamageError(f"{path} is missing") from None
+    except OSError as error:
+        raise DamageError(f"{path} is unreadable ({error.strerror})") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DamageError(f"{path} is no file")
+    return found
 
 
 def _checksum(rows: range, tensors: Mapping[str, Tensor]) -> str:

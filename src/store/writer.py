@@ -1,6 +1,7 @@
 """Writing an entry of the feature store, shard by shard; the manifest comes last."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 
-from src.files import flush, write_json
-from src.store.entry import MANIFEST, status
+from src.files import flush
+from src.store.entry import status, write_manifest
 from src.store.shards import (
     FORMAT,
     DamageError,
@@ -104,8 +105,8 @@ class EntryWriter:
                 raise ValueError(f"{path} holds {found}, the shards before it {tensors}")
             tensors = found
             shards.append({"file": path.name, "sha256": metadata["sha256"], **status(path)})
-        write_json(
-            self.path / MANIFEST,
+        write_manifest(
+            self.path,
             {
                 "format": FORMAT,
                 "key": dict(self.key),
@@ -137,5 +138,7 @@ def clean(folder: Path, keep: set[int]) -> None:
     """Remove all but the shards to keep: damaged ones, a stale manifest, temporary files."""
     names = {shard_name(index) for index in keep}
     for path in folder.glob("*"):
-        if path.name not in names:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in names:
             path.unlink()

@@ -1,3 +1,4 @@
+import json
 import os
 import resource
 import shutil
@@ -329,6 +330,8 @@ def test_a_copied_store_is_checked_once_and_stays_valid(store, tmp_path, caplog,
     assert copy.open(KEY) is not None
     assert not caplog.records
     monkeypatch.setattr(entry_module, "check_shard", lambda *_: pytest.fail("checked twice"))
+    monkeypatch.setattr(entry_module, "ALWAYS_CHECKED", 0)
+    monkeypatch.setattr(entry_module, "CHECKED_BYTES", 0)
     assert copy.open(KEY) is not None
 
 
@@ -356,15 +359,96 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing_behind(store):
     assert files(store) == {}
 
 
-def test_verify_finds_damage_that_left_no_trace_in_the_file_system(store):
-    fill(store)
-    path = shards(store)[2]
+def flip_without_a_trace(path):
     status = path.stat()
     flip(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert store.open(KEY) is not None
+
+
+def test_damage_without_a_trace_in_the_file_system_is_seen_at_once_in_a_small_entry(store):
+    fill(store)
+    flip_without_a_trace(path := shards(store)[2])
+    assert store.open(KEY) is None
     [damage] = verify(path.parent)
     assert str(path) in damage
+
+
+def test_damage_without_a_trace_in_a_large_entry_is_seen_at_one_of_its_openings(store, monkeypatch):
+    fill(store)
+    flip_without_a_trace(shards(store)[2])
+    monkeypatch.setattr(entry_module, "ALWAYS_CHECKED", 0)
+    opened = [store.open(KEY) for _ in range(60)]
+    assert None in opened, "one of four shards is checked at each opening"
+    assert any(opened), "and not all of them"
+    monkeypatch.setattr(entry_module, "CHECKED_BYTES", 0)
+    assert all(store.open(KEY) for _ in range(20))
+
+
+EDITED = {
+    "no rows": lambda m: m.pop("rows"),
+    "rows as text": lambda m: m.update(rows="7"),
+    "fewer rows": lambda m: m.update(rows=6),
+    "more rows per shard": lambda m: m.update(rows_per_shard=4),
+    "no shards": lambda m: m.pop("shards"),
+    "one shard less": lambda m: m["shards"].pop(),
+    "a shard without a file": lambda m: m["shards"][0].pop("file"),
+    "a shard elsewhere": lambda m: m["shards"][0].update(file="../../other"),
+    "a shard that is text": lambda m: m["shards"].__setitem__(1, "shard"),
+    "no tensors": lambda m: m.pop("tensors"),
+    "another tensor": lambda m: m["tensors"].update(more={"shape": [1], "dtype": "float16"}),
+    "another shape": lambda m: m["tensors"]["label"].update(shape=[2]),
+    "a key that is a list": lambda m: m.update(key=[]),
+    "no made_by": lambda m: m.pop("made_by"),
+}
+
+
+@pytest.mark.parametrize("checksum", [True, False], ids=["with", "without"])
+@pytest.mark.parametrize("edit", EDITED.values(), ids=EDITED)
+def test_an_edited_manifest_is_damage_and_the_entry_is_made_again(store, caplog, edit, checksum):
+    """Manifests of earlier versions have no checksum of their own."""
+    fill(store)
+    path = shards(store)[0].parent / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if not checksum:
+        del manifest["sha256"]
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    assert store.open(KEY) is None
+    assert "it will be made again" in caplog.text
+    fill(store)
+    assert torch.equal(store.open(KEY).tensor("label"), features(range(ROWS))["label"])
+
+
+def test_a_manifest_of_an_earlier_version_is_checked_whole_once(store):
+    fill(store)
+    path = shards(store)[0].parent / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert store.open(KEY) is not None
+    assert "sha256" in json.loads(path.read_text())
+
+
+WRONG_KINDS = {
+    "a folder": lambda path: path.mkdir(),
+    "a link loop": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo,
+    "empty": lambda path: path.touch(),
+    "cut off": lambda path: path.write_bytes(b'{"format": 1, "rows"'),
+    "deep": lambda path: path.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-00001.safetensors"])
+@pytest.mark.parametrize("put", WRONG_KINDS.values(), ids=WRONG_KINDS)
+def test_something_else_in_the_place_of_a_file_is_made_again_and_never_hangs(store, put, name):
+    fill(store)
+    path = shards(store)[0].parent / name
+    path.unlink()
+    put(path)
+    assert store.open(KEY) is None
+    fill(store)
+    assert torch.equal(store.open(KEY).tensor("label"), features(range(ROWS))["label"])
 
 
 def test_verify_knows_a_shard_that_took_the_place_of_another(store):
