@@ -37,6 +37,11 @@ PAUSES_S = (1.0, 2.0, 4.0)
 
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
+_GRACE_S = 60
+_LEAST_BYTES_PER_S = 1 << 10
+"""A transfer that is slower than this after the time of grace is given up."""
+_LARGEST_BYTES = 1 << 36
+"""The most that a server may send which does not say how much: 64 GiB."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 _NO_SUCH_SERVER = (gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
@@ -236,11 +241,26 @@ def _transfer_rest(url: str, part: Path) -> None:
         received = start
         with part.open("ab" if start else "wb") as file, _progress_bar() as progress:
             task = progress.add_task(part.stem, total=total, completed=start)
-            while chunk := response.read(_CHUNK_BYTES):
+            began = time.monotonic()
+            while chunk := response.read1(_CHUNK_BYTES):
                 received += file.write(chunk)
                 progress.update(task, completed=received)
+                _check_pace(received, received - start, time.monotonic() - began)
     if total is not None and received < total:
         raise ConnectionError(f"the connection ended after {received:,} of {total:,} bytes")
+
+
+def _check_pace(size: int, received: int, seconds: float) -> None:
+    """Give up on a transfer that would never end.
+
+    Raises:
+        TimeoutError: it is too slow.
+        UserError: it is larger than any file of a dataset.
+    """
+    if seconds > _GRACE_S and received < _LEAST_BYTES_PER_S * seconds:
+        raise TimeoutError(f"only {received:,} bytes came in {seconds:.0f} s")
+    if size > _LARGEST_BYTES:
+        raise UserError(f"a download was stopped after {size:,} bytes: no dataset is that large.")
 
 
 def _progress_bar() -> Progress:

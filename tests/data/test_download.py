@@ -9,11 +9,13 @@ import tarfile
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from src.data import archive as archive_module
 from src.data import download as download_module
 from src.data.download import WORKSPACE, Download, fetch
 from src.errors import UserError
@@ -32,6 +34,8 @@ class Server(ThreadingHTTPServer):
         self.drop_after = []  # for each of the next responses, the bytes after which it ends
         self.failures = []  # error statuses of the next responses
         self.pause_s = 0
+        self.drip_s = 0  # the pause after each byte
+        self.says_length = True
         self.seen = []  # (path, Range header, bytes sent)
         self.agents = set()
 
@@ -59,9 +63,16 @@ class Handler(BaseHTTPRequestHandler):
         server.seen.append((self.path, wanted, len(sent)))
         time.sleep(server.pause_s)
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        if server.says_length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(sent)
+        if not server.drip_s:
+            self.wfile.write(sent)
+            return
+        with suppress(OSError):  # the client has left
+            for byte in sent:
+                self.wfile.write(bytes([byte]))
+                time.sleep(server.drip_s)
 
     def log_message(self, *_):
         pass
@@ -263,10 +274,92 @@ def test_a_member_that_leaves_the_folder_is_refused(server, tmp_path, content, c
     assert files_below(tmp_path) == {f"a/b/{WORKSPACE}/lock"}
 
 
-def test_a_link_that_stays_inside_is_kept(server, tmp_path):
+def test_links_are_refused_even_those_that_stay_inside(server, tmp_path):
+    """A chain of long enough links leads out of the folder past every check of names."""
     content = tarred(("set/a", b"1"), link("set/b", "a"))
-    fetch(server.download("set.tar.gz", content, "images", "set"), tmp_path)
-    assert (tmp_path / "images/b").read_bytes() == b"1"
+    with pytest.raises(UserError, match=r"'set/b' leads out of the folder .* or is a link"):
+        fetch(server.download("set.tar.gz", content, "images", "set"), tmp_path)
+    assert files_below(tmp_path) == set()
+
+
+def deflated(files):
+    with zipfile.ZipFile(content := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "pack", [deflated, lambda files: tarred(*files.items())], ids=["zip", "tar"]
+)
+def test_an_archive_that_would_fill_the_disk_is_refused(server, tmp_path, pack, monkeypatch):
+    monkeypatch.setattr(archive_module, "LEAST_LIMIT", 1 << 20)
+    content = pack({f"set/{number}": bytes(1 << 20) for number in range(4)})
+    with pytest.raises(UserError, match="more than 1,048,576 bytes would come out of its"):
+        fetch(server.download("set.bin", content, "images", "set"), tmp_path)
+    assert files_below(tmp_path) == set()
+
+
+def edited_zip(edit):
+    """Make a zip and change the bytes of its records."""
+    content = bytearray(zipped({"set/a": b"1" * 100}))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        edit(content, content.index(signature) + offset)
+    return bytes(content)
+
+
+def encrypted(content, flags):
+    content[flags] |= 1
+
+
+def of_unknown_method(content, flags):
+    content[flags + 2] = 77
+
+
+def undecodable(content, flags):
+    content[flags + 1] |= 0x08  # names are UTF-8
+    place = content.index(b"set/a", flags)
+    content[place : place + 5] = b"set/\xff"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (edited_zip(encrypted), "cannot be unpacked here.*encrypted"),
+        (edited_zip(of_unknown_method), "cannot be unpacked here.*compression method"),
+        (edited_zip(undecodable), "cannot be unpacked here|is damaged"),
+        (tarred(("set/a", b"1"), ("set/a/b", b"2")), "cannot be unpacked here"),
+        (zipped({"set/a": b"1", "set/a/b": b"2"}), "cannot be unpacked here"),
+        (tarred((f"set/{'n' * 300}", b"1")), "cannot be unpacked here.*too long"),
+        (zipped({f"set/{'n' * 300}": b"1"}), "cannot be unpacked here.*too long"),
+    ],
+    ids=[
+        "encrypted", "method", "name", "file and folder, tar", "file and folder, zip", "long, tar",
+        "long, zip",
+    ],
+)  # fmt: skip
+def test_an_archive_that_cannot_be_unpacked_is_the_users_to_mend(
+    server, tmp_path, content, message
+):
+    with pytest.raises(UserError, match=message):
+        fetch(server.download("set.bin", content, "images", "set"), tmp_path)
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_transfer_that_would_never_end_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "_GRACE_S", 0.2)
+    server.drip_s = 0.05
+    with pytest.raises(UserError, match=r"cannot download .*only \d+ bytes came in"):
+        fetch(server.download("set.zip", zipped(TEXT), "images", "set"), tmp_path)
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_server_that_does_not_say_how_much_it_sends_is_stopped(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "_LARGEST_BYTES", 1000)
+    server.says_length = False
+    with pytest.raises(UserError, match="no dataset is that large"):
+        fetch(server.download("set.bin", b"x" * 200_000, "set.bin"), tmp_path)
+    assert files_below(tmp_path) <= {f"{WORKSPACE}/lock"}
 
 
 @pytest.mark.parametrize(
