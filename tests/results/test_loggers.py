@@ -1,3 +1,4 @@
+import time
 from importlib.metadata import version
 
 import pytest
@@ -13,7 +14,10 @@ def test_each_run_of_a_process_keeps_the_list_of_installed_packages(tmp_path, mo
         packages = (run / "files/requirements.txt").read_text().splitlines()
         assert f"torch=={version('torch')}" in packages
         (records,) = run.glob("run-*.wandb")
-        assert b"requirements.txt" in records.read_bytes(), "wandb sync would not upload it"
+        deadline = time.monotonic() + 20  # W&B's own process writes on after `finish` has returned
+        while b"requirements.txt" not in records.read_bytes():
+            assert time.monotonic() < deadline, "wandb sync would not upload it"
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
