@@ -18,6 +18,7 @@ AVERAGED = "The average is that of the datasets' means, for methods that were ru
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     | {
         "±": r"$\pm$",
         "†": r"$^\dagger$",

@@ -15,6 +15,7 @@ from src.files import replacing
 from src.results import formats, frame, outcome, summary
 from src.results.marks import marks
 from src.results.metrics import METRICS
+from src.results.published import describe
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -83,6 +84,8 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
     """
     runs = frame.load(folders)
     cells = summary.summarise(runs.frame)
+    source = cells["cell"].iloc[0].source  # one for the whole report
+    listed = runs.frame.assign(published=summary.published_by(runs.frame, source))
     tables = [*summary.by_dataset(cells), *summary.by_shots(cells)]
     picked, left_out = _pick(runs.frame)
     curves = _curves(runs.frame, cells)
@@ -107,7 +110,8 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
             attention_drawn=picked["attention_drawn"].any(),
             left_out=left_out,
             unfinished=runs.unfinished,
-            frame=_listed(runs.frame),
+            frame=_listed(listed),
+            published=None if source is None else describe(source),
         ),
     }
     drawings = {f"{FIGURES}/{drawn.file}": drawn.content for drawn in figures}

@@ -5,7 +5,7 @@ Sources differ in their baselines: two of them must never be compared with one a
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -42,16 +42,16 @@ def published(
     return found
 
 
-def common_source(by_source: Iterable[Mapping[str, float]]) -> str | None:
+def common_source(sources_of: Iterable[Iterable[str]]) -> str | None:
     """Choose the one source that a table compares with: that which has the most of its figures.
 
     Args:
-        by_source: for each figure of the table, what `published` gave.
+        sources_of: for each cell of the table, the sources that have its figure.
 
     Returns:
         The source; of equals, the first in `SOURCES`. None if no figure was published.
     """
-    count = Counter(source for figures in by_source for source in figures)
+    count = Counter(source for sources in sources_of for source in sources)
     return max(SOURCES, key=lambda source: count[source]) if count else None
 
 

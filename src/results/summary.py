@@ -81,8 +81,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     The "average of n datasets" is the mean of the datasets' means, per backbone. It is given only
     for methods that were run on all n datasets at those shots. Its interval is that of the averages
     by seed, if every dataset has the same seeds. Heads that were adapted on another dataset stay
-    out of it. All cells are compared with the published accuracies of one source, that which has
-    the most of them.
+    out of it. All cells of all backbones are compared with the published accuracies of one source,
+    that which has the figures of most cells.
 
     Args:
         frame: what `src.results.frame.load` returns.
@@ -91,7 +91,9 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         One row per place, in order of appearance, with the averages last. The columns are those of
         `PLACE`, and `cell`, a `Cell`.
     """
-    runs, source = compared_with(once_per_seed(frame))
+    runs = once_per_seed(frame)
+    source = _source(runs)
+    runs = runs.assign(published=published_by(runs, source))
     cells = [(*place, _cell(group, source)) for place, group in runs.groupby(PLACE, sort=False)]
     own = runs[~runs["task"].str.contains(TRANSFER)]
     for backbone, of_backbone in own.groupby("backbone", sort=False):
@@ -160,20 +162,25 @@ def _average(runs: pd.DataFrame, source: str | None) -> Cell:
     )
 
 
-def compared_with(runs: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
-    """Put the accuracies that one source has published into the column `published`.
+def published_by(runs: pd.DataFrame, source: str | None) -> pd.Series:
+    """Give the accuracy (per cent) that one source has published for each run.
+
+    Args:
+        runs: rows of the frame that `src.results.frame.load` returns.
+        source: one of `SOURCES`, or None.
 
     Returns:
-        The runs, and the source; None if nothing was published.
+        A value per run, NaN where the source has none.
     """
-    by_source = {
-        source: runs[name].astype(float)
-        for source in SOURCES
-        if (name := f"published_by_source.{source}") in runs
-    }
-    known = pd.DataFrame(by_source, index=runs.index)
-    source = common_source(row.dropna().to_dict() for _, row in known.iterrows())
-    return runs.assign(published=math.nan if source is None else known[source]), source
+    name = f"published_by_source.{source}"
+    return runs[name].astype(float) if name in runs else pd.Series(math.nan, runs.index)
+
+
+def _source(runs: pd.DataFrame) -> str | None:
+    """Choose the source that has the figures of most cells, whatever the number of their seeds."""
+    known = pd.DataFrame({source: published_by(runs, source).notna() for source in SOURCES})
+    places = known.groupby([runs[name] for name in PLACE]).all()
+    return common_source(places.columns[has] for has in places.to_numpy())
 
 
 def _published(mean: float, source: str | None) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def test_latex_escapes_what_it_would_take_for_commands():
     )
     assert r"\begin{tabular}{lrr}" in text
     assert text.count("{") == text.count("}")
+    assert r"x\textbar{}y &  & 81.50 \\" in text
+    assert "<|>".translate(formats.LATEX) == r"\textless{}\textbar{}\textgreater{}"
     assert "a^b\\#~{}".translate(formats.LATEX) == (
         r"a\textasciicircum{}b\textbackslash{}\#\textasciitilde{}\{\}"
     )

@@ -109,13 +109,16 @@ def test_without_answers_there_are_only_tables(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "mark", "meaning"),
+    ("changes", "label", "mark", "meaning"),
     [
-        ({"selection": "test", "selected_on_test": True}, "†", "not comparable"),
-        ({"saw_test_images": True}, "‡", "saw the unlabelled test images"),
+        ({"selection": "test", "selected_on_test": True}, "calip", "†", "not comparable"),
+        ({"saw_test_images": True}, "calip", "‡", "saw the unlabelled test images"),
+        ({"partial_test": True}, "calip (partial test)", "§", "a part of the test split only"),
     ],
 )
-def test_what_is_not_comparable_is_marked_wherever_it_stands(tmp_path, changes, mark, meaning):
+def test_what_is_not_comparable_is_marked_wherever_it_stands(
+    tmp_path, changes, label, mark, meaning
+):
     for number, shots in enumerate([1, 2]):
         made_up(tmp_path / str(number), shots=shots, **changes)
     text = page.write_report([tmp_path], tmp_path / "report").read_text()
@@ -123,8 +126,29 @@ def test_what_is_not_comparable_is_marked_wherever_it_stands(tmp_path, changes, 
         text.count(f"81.50{mark}") == 2 + 1 + 2
     )  # in the table, above the closer look, in the list
     assert meaning in text
-    assert f"calip{mark}" in (tmp_path / "report/figures/accuracy-tiny-digits.svg").read_text()
+    assert f"{label}{mark}" in (tmp_path / "report/figures/accuracy-tiny-digits.svg").read_text()
     assert f"81.50{mark}" in (tmp_path / "report/table.md").read_text()
+
+
+def test_the_list_of_all_runs_has_published_accuracies_of_one_source_and_names_it(tmp_path):
+    """Caltech101: the log with zero_shot's 85.92 has no calip; the notebook has both."""
+    for method, published in (("zero_shot", {"b": 85.92, "a": 83.94}), ("calip", {"a": 87.71})):
+        first = next(iter(published.values()))
+        made_up(tmp_path / method, method=method, published=first, published_by_source=published)
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    listed = text.split("<h2>All runs</h2>")[1]
+    assert "<td>83.94</td>" in listed
+    assert "<td>87.71</td>" in listed
+    assert "85.92" not in listed
+    assert "published: APE_results.ipynb" in listed
+
+
+def test_without_published_accuracies_no_source_is_named(tmp_path):
+    made_up(tmp_path / "0")
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    listed = text.split("<h2>All runs</h2>")[1]
+    assert ">published<" not in listed
+    assert "published:" not in listed
 
 
 def test_all_metrics_are_listed_with_their_runs(tmp_path):

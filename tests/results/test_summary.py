@@ -143,6 +143,17 @@ def test_differences_are_taken_to_one_source_so_that_published_gains_are_its_own
     assert cell(more, "digits", "calip", 0).difference is None
 
 
+def test_many_seeds_of_one_cell_do_not_choose_the_source_of_the_others():
+    cells = summarise(
+        frame(
+            runs("coop", 4, [60.0, 61.0, 62.0], published={"a": 59.0}),
+            *[runs("calip", 0, [50.0], task=task, published={"c": 53.7}) for task in ("v2", "a")],
+        )
+    )
+    assert {one.source for one in cells["cell"]} == {"c"}
+    assert cell(cells, "digits", "coop", 4).difference is None
+
+
 def test_a_partial_test_is_never_averaged_with_whole_ones(tmp_path):
     for seed, partial in enumerate((False, False, True)):
         made = made_up(80.0 + seed, seed=seed, shots=4, partial_test=partial)
