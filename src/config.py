@@ -7,6 +7,8 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -119,9 +121,9 @@ def validate(cfg: DictConfig) -> None:
     """Check what every command needs.
 
     Raises:
-        UserError: a mandatory value is missing, a number is out of range, `dataset.name` is no
-            text, `backbone.name` belongs to another backbone, or `on_bad_image` is neither `stop`
-            nor `skip`.
+        UserError: a mandatory value or the checkpoint is missing, there is an unknown key, a number
+            is out of range, `dataset.name` is no text, `backbone.name` belongs to another backbone,
+            or `on_bad_image` is neither `stop` nor `skip`.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -135,12 +137,30 @@ def validate(cfg: DictConfig) -> None:
     check_backbone(cfg)
     require_integer("shots", cfg.shots, least=1)
     require_integer("seed", cfg.seed, least=0)
-    for key in ("batch_size", "backbone.batch_size"):
+    keys = (
+        "batch_size", "backbone.batch_size", "method.training.epochs", "method.training.batch_size",
+    )  # fmt: skip
+    for key in keys:
         require_integer(key, OmegaConf.select(cfg, key, default=1), least=1)
+    if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
+        raise UserError(f"the checkpoint ckpt_path={cfg.ckpt_path} is missing.")
+    if unknown := [str(key) for key in cfg if key not in _known_keys()]:
+        raise UserError(
+            f"the configuration has no key {unknown[0]!r}, and a new one would change nothing. "
+            f"{_near(unknown[0], sorted(_known_keys()))}`--help` lists the keys."
+        )
     if cfg.on_bad_image not in ("stop", "skip"):
         raise UserError(
             f"on_bad_image={cfg.on_bad_image} is neither stop nor skip: choose one of them."
         )
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    """List the keys at the top of the configuration."""
+    root: Any = OmegaConf.load(CONFIG_DIR / "config.yaml")
+    groups = {name for one in root.defaults if OmegaConf.is_config(one) for name in one}
+    return frozenset({*map(str, root), *map(str, groups)} - {"defaults"})
 
 
 def rerun_command(hydra: HydraConf) -> str:

@@ -3,10 +3,12 @@
 Torch is imported only once the configuration has been composed and checked.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.command_line import explaining, run_command
@@ -20,6 +22,7 @@ from src.job.job import run, sweeping
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Run one job, by itself or as part of a sweep."""
+    os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir=true moves no path that was given
     if sweeping():
         return sweep.run_job(cfg, run)
     with explaining():  # before Hydra adds words of its own

@@ -1,13 +1,15 @@
 """Tests of killed, shared or damaged extraction, through the real command line."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 
 from tests import replica
-from tests.cli import below, calipers, finish, result, start
+from tests.cli import ENVIRONMENT, ROOT, below, calipers, finish, result, start
 
 ARGUMENTS = (
     "method=zero_shot", "dataset=dtd", "logger=none", "backbone.batch_size=2", *replica.TINY
@@ -105,3 +107,57 @@ def test_stored_rows_keep_the_order_of_the_split(undisturbed):
     label = [row for path in shards(undisturbed) for row in load_file(path)["label"].tolist()]
     assert label == sorted(label)
     assert [label.count(value) for value in range(3)] == [32, 32, 32]
+
+
+ENDED = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}
+"""The shell's exit code for each signal, and what is said."""
+
+
+@pytest.mark.parametrize("sent", ENDED, ids=lambda sent: sent.name)
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
+def test_a_signal_during_extraction_keeps_what_is_whole(data, undisturbed, tmp_path, sent, sweep):
+    arguments = (*sweep[:1], *below(tmp_path), *ARGUMENTS, *sweep[1:], f"paths.data={data}")
+    process = start("src.run", *arguments)
+    while len(shards(tmp_path)) < 3:
+        assert process.poll() is None, "the run ended before it was sent a signal"
+        time.sleep(0.005)
+    process.send_signal(sent)
+    done = finish(process)
+    code, words = ENDED[sent]
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == words
+    assert "Traceback" not in done.stderr
+    assert 3 <= len(shards(tmp_path)) < len(shards(undisturbed))
+    assert not list(tmp_path.rglob("result.json"))
+    again = calipers(tmp_path, *ARGUMENTS, f"paths.data={data}")
+    assert again.returncode == 0, again.stderr
+    same_features(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("sent", ENDED, ids=lambda sent: sent.name)
+def test_a_signal_during_a_fit_ends_with_its_code_and_no_result(tmp_path, sent):
+    process = start(
+        "src.run", *below(tmp_path), "method=clip_adapter", "shots=1", "logger=csv",
+        "method.training.epochs=100000", "method.support.crops=1",
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("output/csv/metrics.csv")):
+        assert process.poll() is None, "the run ended before it was sent a signal"
+        assert time.monotonic() < deadline, "no epoch ended"
+        time.sleep(0.05)
+    process.send_signal(sent)
+    done = finish(process)
+    code, words = ENDED[sent]
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == words
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_reader_that_closes_the_output_is_no_error():
+    done = subprocess.run(
+        [f"'{sys.executable}' -m src.run --help | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        shell=True, executable="/bin/bash", cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)

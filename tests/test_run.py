@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from src.data.images import ImageArrays, Item
 from src.files import ROOT
 from src.results.record import Result
 from tests import replica
-from tests.cli import calipers, jobs, refused, result, run
+from tests.cli import below, calipers, jobs, refused, result, run
 from tests.heads import plain
 from tests.offline_run import read_offline_run
 from tests.shared import SHARED, needs_shared
@@ -255,3 +256,37 @@ def truncate(path):
 def test_an_image_is_opened_as_rgb():
     images = ImageArrays(np.zeros((1, 4, 4), dtype=np.uint8), ["a"], {})
     assert images.load(Item("0", 0)).mode == "RGB"
+
+
+def test_options_may_stand_behind_overrides_and_overrides_may_have_hyphens(sweep, tmp_path):
+    (tmp_path / "features").symlink_to(sweep[0] / "features")
+    done = run("src.run", *below(tmp_path), "--method=zero_shot", "-m", "--seed=1,2", "logger=none")
+    assert done.returncode == 0, done.stderr
+    assert len(jobs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("flag", [(), ("-m",)], ids=["run", "sweep"])
+def test_a_working_directory_that_hydra_changes_moves_no_path(sweep, tmp_path, flag):
+    """`hydra.job.chdir=true` would put the store into the run's folder, and lose the journal."""
+    start = os.path.relpath(tmp_path, ROOT)
+    (tmp_path / "features").symlink_to(sweep[0] / "features")
+    done = run(
+        "src.run", *flag, "hydra.job.chdir=true", "method=zero_shot", "logger=none",
+        f"hydra.run.dir={start}/output", f"hydra.sweep.dir={start}/output",
+        f"paths.features={start}/features",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "extracting" not in done.stdout
+    assert len(list(tmp_path.glob("output/**/result.json"))) == 1
+    assert not list(tmp_path.glob("output/**/features"))
+
+
+def test_one_process_within_a_slurm_allocation_of_several_tasks_is_one_process(sweep, tmp_path):
+    (tmp_path / "features").symlink_to(sweep[0] / "features")
+    slurm = {
+        "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
+    }  # fmt: skip
+    done = run("src.run", *below(tmp_path), "method=zero_shot", "logger=none", **slurm)
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path)["n_test"] == 720

@@ -1,17 +1,25 @@
 """From a composed configuration to the objects of a run."""
 
+import inspect
 import logging
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import get_class
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
 from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
+from src.command_line import EXPLANATIONS
 from src.config import build, searches_views, selection_of
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
@@ -38,6 +46,61 @@ SUPPORT = ("crops", "min_scale", "horizontal_flip", "copies")
 missing, where those are used as they are."""
 
 
+TRAINER = {
+    "max_epochs": "give method.training.epochs",
+    "min_epochs": "give method.training.epochs",
+    "max_steps": "give method.training.epochs",
+    "precision": "give backbone.precision",
+    "logger": "choose logger=...",
+    "fast_dev_run": "for a short try, give shots=1 method.training.epochs=2",
+    "overfit_batches": "for a short try, give shots=1 method.training.epochs=2",
+    "reload_dataloaders_every_n_epochs": "leave it out",
+} | dict.fromkeys(
+    (
+        "callbacks", "default_root_dir", "enable_checkpointing", "enable_model_summary",
+        "enable_progress_bar", "inference_mode", "limit_predict_batches", "log_every_n_steps",
+        "num_sanity_val_steps", "use_distributed_sampler",
+    ),
+    "leave it out: the run decides it",
+)  # fmt: skip
+"""Settings of Lightning's Trainer that a run does not take, and what to do instead."""
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Check the settings of Lightning's Trainer, before anything is extracted.
+
+    Raises:
+        UserError: one is unknown, is not taken here, or does not suit this machine.
+    """
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name, value in cfg.trainer.items():
+        if name not in known:
+            near = listing([str(name)], known)
+            raise UserError(f"trainer.{name}={value}: Lightning's Trainer has no setting {near}.")
+        if name in TRAINER:
+            raise UserError(f"trainer.{name}={value} has no effect here: {TRAINER[str(name)]}.")
+    try:
+        trainer = make_trainer(cfg, logger=False, progress=False)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"trainer: {reason} Correct the settings of trainer.") from None
+    processors = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors:
+        raise UserError(
+            f"trainer.devices={trainer.num_devices}: this machine has {processors} processors, and "
+            "no accelerator that Lightning knows. Give as many or fewer."
+        )
+
+
+def _explain(error: Exception) -> str | None:
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {str(error).splitlines()[0]} Correct the settings of trainer."
+    return None
+
+
+EXPLANATIONS.append(_explain)
+
+
 def check_method(cfg: DictConfig) -> None:
     """Check that the method's head keeps its contract and has the settings that it is given.
 
@@ -45,9 +108,10 @@ def check_method(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a setting of the head or of the support set is unknown, or one of the head is
-            missing or of the wrong type.
+            missing or of the wrong type; or the training cannot be built.
     """
     check(get_class(cfg.method.head._target_), _settings(cfg))
+    _check_training(cfg)
     support = cfg.method.support or {}
     if unknown := [name for name in support if name not in SUPPORT]:
         raise UserError(
@@ -58,6 +122,17 @@ def check_method(cfg: DictConfig) -> None:
         given = ", ".join(f"method.support.{name}" for name in support)
         log.warning("method=%s sees no support set: %s has no effect", cfg.method.name, given)
         cfg.method.support = None
+
+
+def _check_training(cfg: DictConfig) -> None:
+    module = cfg.method.module
+    if "schedule" in module:
+        build(module.schedule)
+    if "optimizer" in module:
+        try:
+            build(module.optimizer, params=[nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"method.module.optimizer: {error}. Correct its settings.") from None
 
 
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
@@ -266,7 +341,7 @@ def _view_weights(cfg: DictConfig, views: int) -> list[float]:
             f"dataset.view_weights={weights}: give uniform, search, or {views} numbers, one for "
             "each view."
         )
-    return list(weights)
+    return [float(weight) for weight in weights]
 
 
 def make_trainer(
@@ -284,6 +359,8 @@ def make_trainer(
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
+        # Within a Slurm allocation of several tasks, one process is meant all the same.
+        plugins=LightningEnvironment() if cfg.trainer.get("strategy", "auto") == "auto" else None,
     )
 
 

@@ -45,12 +45,14 @@ def run(cfg: DictConfig) -> float:
         from src.results.table import show
     _quiet()
     cfg.group = run_group(cfg)
+    assembly.check_trainer(cfg)
     assembly.check_method(cfg)
     if cfg.method.settings and not sweeping():
         log.info("settings of %s: %s", cfg.method.name, settings_from(cfg))
     saved = None if cfg.ckpt_path is None else checkpoint.read(Path(cfg.ckpt_path), cfg.method.name)
     if saved is not None:
         reuse.adopt(cfg, saved)
+        assembly.check_method(cfg)
     with clock("features"):
         source = assembly.make_source(cfg, dataset)
         if saved is not None:

@@ -1,8 +1,9 @@
 """Lightning checkpoints of what was trained, and evaluating them again."""
 
-import pickle
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,12 @@ from src.methods.base import Method
 FILE = "checkpoint.ckpt"
 RESULT = "result"
 CLASS_NAMES = "class_names"
+CHECKSUM = "sha256"
+NEEDED: Mapping[str, type | UnionType] = {
+    "method": str, "dataset": str, "backbone": str, "shots": int, "seed": int, "selection": str,
+    "hyperparameters": dict, "validation_accuracy": float | int | None,
+}  # fmt: skip
+"""What the record within a checkpoint must hold."""
 
 
 class Saved(NamedTuple):
@@ -49,7 +56,10 @@ def save(
     class_names: Sequence[str],
 ) -> None:
     """Write the weights of `method` and the `result` that they gave, atomically."""
-    method.checkpoint_extra = {RESULT: dict(result), CLASS_NAMES: list(class_names)}
+    weights = method.state_dict()
+    method.checkpoint_extra = {
+        RESULT: dict(result), CLASS_NAMES: list(class_names), CHECKSUM: _checksum(weights),
+    }  # fmt: skip
     with replacing(path) as temporary:
         trainer.save_checkpoint(temporary, weights_only=True)
 
@@ -58,23 +68,62 @@ def read(path: Path, name: str) -> Saved:
     """Read a checkpoint that `save` wrote, of the method called `name`.
 
     Raises:
-        UserError: the file is missing, is no such checkpoint, or belongs to another method.
+        UserError: the file is missing, is no such checkpoint, was altered, or belongs to another
+            method; or a weight is not finite.
     """
+    if not path.is_file():
+        raise UserError(f"the checkpoint ckpt_path={path} is missing.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        names = content.get(CLASS_NAMES)
-        saved = Saved(path, dict(content[RESULT]), names, dict(content["state_dict"]))
-        method = saved.result["method"]
-    except FileNotFoundError:
-        raise UserError(f"the checkpoint ckpt_path={path} is missing.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        raise UserError(f"ckpt_path={path} is not a checkpoint of a run: {error!r}.") from None
+    except Exception as error:  # A damaged file can make torch raise anything.
+        # Torch's own message advises to load whatever the file holds.
+        raise _no_checkpoint(path, f"it cannot be read ({type(error).__name__})") from None
+    try:
+        saved = Saved(
+            path, dict(content[RESULT]), content.get(CLASS_NAMES), dict(content["state_dict"])
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise _no_checkpoint(path, "it holds no record of a run, or no weights") from None
+    for key, kind in NEEDED.items():
+        if key not in saved.result or not isinstance(saved.result[key], kind):
+            raise _no_checkpoint(path, f"its record has no usable {key!r}")
+    _check_weights(saved, content.get(CHECKSUM))
+    method = saved.result["method"]
     if method != name:
         raise UserError(
             f"ckpt_path={path} is a checkpoint of method={method}, not of {name}: give "
             f"method={method}."
         )
     return saved
+
+
+def _check_weights(saved: Saved, checksum: str | None) -> None:
+    for key, weight in saved.weights.items():
+        if not isinstance(weight, Tensor):
+            raise _no_checkpoint(saved.path, f"{key} is no tensor")
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UserError(
+                f"ckpt_path={saved.path}: {key} holds NaN or infinite values. Train it again."
+            )
+    if checksum not in (None, _checksum(saved.weights)):
+        raise UserError(
+            f"ckpt_path={saved.path} is damaged: its checksum differs. Use an intact copy, or "
+            "train it again."
+        )
+
+
+def _checksum(weights: Mapping[str, Tensor]) -> str:
+    """Compute SHA-256 over the weights' names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        weight = weights[key].detach().cpu().contiguous()
+        digest.update(f"{key} {weight.dtype} {list(weight.shape)}\n".encode())
+        digest.update(weight.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _no_checkpoint(path: Path, why: str) -> UserError:
+    return UserError(f"ckpt_path={path} is not a checkpoint of a run: {why}.")
 
 
 def restore(method: Method, saved: Saved) -> None:

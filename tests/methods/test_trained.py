@@ -204,6 +204,35 @@ def test_a_checkpoint_that_does_not_fit_is_refused(saved, tmp_path):
         checkpoint.read(tmp_path / "bad.ckpt", "linear")
 
 
+def altered(path, change):
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["state_dict"]["head.weight"].fill_(float("nan")), "holds NaN or infinite"),
+        (lambda c: c["state_dict"]["head.weight"].add_(1), "is damaged: its checksum differs"),
+        (lambda c: c["state_dict"].update({"head.weight": "text"}), "head.weight is no tensor"),
+        (lambda c: c.pop("result"), "no record of a run, or no weights"),
+        (lambda c: c.update(result=[1]), "no record of a run, or no weights"),
+        (lambda c: c.pop("state_dict"), "no record of a run, or no weights"),
+        (lambda c: c["result"].pop("shots"), "no usable 'shots'"),
+        (lambda c: c["result"].update(seed="one"), "no usable 'seed'"),
+        (lambda c: c["result"].update(hyperparameters=[]), "no usable 'hyperparameters'"),
+    ],
+)
+def test_an_altered_checkpoint_is_refused_in_one_message(saved, change, message):
+    _, path = saved
+    altered(path, change)
+    with pytest.raises(UserError, match=message) as caught:
+        checkpoint.read(path, "linear")
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 class Penalised(Linear):
     def loss(self, logits, label):
         return super().loss(logits, label) + 0.5 * self.weight.square().sum()
