@@ -23,6 +23,9 @@ UNWRITABLE = {
     errno.EROFS,
 }
 
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""All of them but tab and newline."""
+
 WITHOUT_LIMIT = 10_000
 """How many characters a line may have where there is no terminal."""
 
@@ -99,8 +102,13 @@ def explaining() -> Iterator[None]:
 
 def fail(message: str) -> None:
     """Print one message to stderr and exit with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def printable(text: str) -> str:
+    """Write control characters as their numbers, lest names and messages steer a terminal."""
+    return text.translate(CONTROL)
 
 
 def explain(error: Exception) -> str | None:

@@ -62,7 +62,7 @@ def draw(
     figure = Figure(figsize=(INCHES * views, INCHES * len(names)), layout="constrained")
     grid = figure.subplots(len(names), views, squeeze=False)
     for axes, name, row in zip(grid, names, shown, strict=True):
-        axes[0].set_ylabel(name)
+        axes[0].set_ylabel(name, parse_math=False)
         for axis, image in zip(axes, row, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=2.3, interpolation="nearest")
             axis.set(xticks=[], yticks=[])

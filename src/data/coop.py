@@ -27,7 +27,7 @@ def read(root: str, images: str, split_file: str) -> ImageFiles:
             "that holds it, or fetch it by `python -m src.prepare dataset=...`."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"the split file {path} is missing. Fetch it by `python -m src.prepare dataset=...`."

@@ -12,7 +12,7 @@ from src.data.images import SPLITS, ImageFiles, Item
 from src.data.text_files import listing, read_json_object, read_text
 from src.errors import UserError, require_integer
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEAST = 3
 """Images that a class needs to be divided: one for each split."""
 
@@ -106,7 +106,7 @@ def _found(root: Path) -> list[_Image]:
         _Image(folder.name, file.relative_to(root).as_posix(), tops[folder.parent])
         for folder in folders
         for file in _visible(folder)
-        if file.suffix.lower() in EXTENSIONS
+        if file.suffix.lower() in EXTENSIONS and file.is_file()
     ]
     empty = {folder.name: folder for folder in folders}
     for image in images:

@@ -5,6 +5,7 @@ the `ImageDataset` protocol and knows nothing else about a dataset.
 """
 
 import hashlib
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class Item(NamedTuple):
 SPLITS = ("train", "val", "test")
 Splits = Mapping[str, Sequence[Item]]
 """The items of each of `SPLITS`, in the order that the dataset's authors gave them."""
+
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the formats that are read, whatever a file is called. Its other readers may do
+more than decode: that of PostScript starts another program."""
 
 
 class DamagedImageError(UserError):
@@ -85,7 +91,9 @@ class ImageFiles:
         """
         path = self.root / item.key
         try:
-            with Image.open(path) as image:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise DamagedImageError(path, "it is no file")
+            with Image.open(path, formats=FORMATS) as image:
                 return _as_rgb(image)
         except FileNotFoundError:
             raise missing_image(path) from None

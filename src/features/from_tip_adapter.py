@@ -48,6 +48,8 @@ def main() -> None:
     classes = _read_names(arguments.classes)
     text = _read_text(arguments.text)
     names = classes if arguments.text_names is None else _read_names(arguments.text_names)
+    if len(names) != len(text) and len(names) == text.shape[1]:
+        text = text.T  # as Tip-Adapter's code keeps its `clip_weights`
     if len(names) != len(text):
         raise UserError(
             f"{arguments.text} has {len(text)} text features for {len(names)} names: give "
@@ -122,7 +124,7 @@ def _save(path: Path, content: dict[str, Tensor]) -> None:
 
 def _read_names(path: Path) -> list[str]:
     try:
-        names = json.loads(path.read_text())
+        names = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a JSON list of names: {error}.") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -232,7 +232,7 @@ def _labelled(rows: Rows) -> list[Item]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the README describes the format.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -36,7 +36,7 @@ from src.errors import UserError
 from src.files import ROOT, replacing, write_json
 from src.job.folder import CONFIGURATION, LOCK, claim, keep_configuration
 from src.results.ending import present
-from src.results.record import FAILURE, FILE, VERSION, Result
+from src.results.record import FAILURE, FILE, VERSION, NewerRecordError, Result
 
 JOURNAL = "jobs.jsonl"
 
@@ -190,7 +190,7 @@ def _end_with_parent() -> None:
 def _run_unless_done(
     cfg: DictConfig, folder: Path, run: Callable[[DictConfig], float]
 ) -> float | None:
-    finished = (folder / FILE).is_file()
+    finished = _is_finished(folder)
     if finished and not (cfg.force and not _ended_in_this_sweep(folder)):
         return _skip(folder)
     if not finished:
@@ -225,9 +225,21 @@ def _own_folder(cfg: DictConfig) -> Path:
     try:
         if Result.read(folder / FILE).config_hash == own:
             return folder
-    except UserError as error:
+    except NewerRecordError as error:
         log.warning("%s", error)
+    except UserError as error:
+        log.warning("%s The job is run again.", error)
+        return folder
     return folder.with_name(f"{folder.name}-{own}")
+
+
+def _is_finished(folder: Path) -> bool:
+    """Say whether a folder holds a result that can be read."""
+    try:
+        Result.read(folder / FILE)
+    except UserError:
+        return False
+    return True
 
 
 def _ended_in_this_sweep(folder: Path) -> bool:
@@ -339,10 +351,11 @@ def ending() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(SystemExit):  # the crash has a code and a reason of its own
+        with suppress(SystemExit), explaining():  # the crash has a code and a reason of its own
             _end()
         raise
-    _end()
+    with explaining():
+        _end()
 
 
 def _end() -> None:
@@ -364,8 +377,8 @@ def _end() -> None:
     commands: dict[str, list[str]] = {}  # by message, because many jobs may fail alike
     for job in jobs:
         if job.status == "failed":
-            failure = json.loads((folder / job.folder / FAILURE).read_text())
-            commands.setdefault(failure["message"], []).append(f"  {failure['command']}")
+            message, command = _read_failure(folder / job.folder / FAILURE)
+            commands.setdefault(message, []).append(f"  {command}")
     ended = f"{len(jobs)} of {started.jobs} jobs ended, {len(jobs) - len(done)} of them in failure."
     if commands or 0 < len(jobs) < started.jobs:
         lines = [ended]
@@ -373,6 +386,15 @@ def _end() -> None:
             lines += [message, *those]
         lines += ["To run only the jobs that are not finished:", f"  {_again(started, folder)}"]
         fail("\n  ".join(lines))
+
+
+def _read_failure(path: Path) -> tuple[str, str]:
+    """Read why a job failed, and the command that runs it again."""
+    try:
+        failure = json.loads(path.read_text())
+        return str(failure["message"]), str(failure["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path} cannot be read", "see run.log beside it"
 
 
 def _results(job: Path) -> list[Path]:

@@ -1,11 +1,13 @@
 """The tables of a report, as Markdown, CSV and LaTeX and in the terminal."""
 
 from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import pandas as pd
 from rich.text import Text
 
-from src.command_line import make_console
+from src.command_line import make_console, printable
 from src.results.marks import explanations
 from src.results.published import describe
 from src.results.summary import AVERAGE, PLACE, Cell, Table
@@ -14,6 +16,8 @@ from src.results.terminal import print_rows
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
 BESIDE = "In brackets: points above the accuracy published in {}."
 AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula begins with in a spreadsheet."""
 # How LaTeX writes its special characters, and ours.
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -80,14 +84,14 @@ def csv(cells: pd.DataFrame) -> str:
         {**place, **cell._asdict(), "difference": cell.difference}
         for place, cell in zip(cells[PLACE].to_dict("records"), cells["cell"], strict=True)
     ]
-    return pd.DataFrame(rows).to_csv(index=False)
+    return spreadsheet(pd.DataFrame(rows))
 
 
 def show(tables: Sequence[Table]) -> None:
     """Print the tables in the terminal."""
     console = make_console()
     for table in tables:
-        console.print(Text(f"\n{table.title}", "bold"))
+        console.print(Text(f"\n{printable(table.title)}", "bold"))
         rows = [
             {"method": Text(label)}
             | {
@@ -106,7 +110,21 @@ def text(cell: Cell | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    return f"| {' | '.join(map(_markdown, cells))} |"
+
+
+def _markdown(cell: str) -> str:
+    """Write text so that Markdown takes no part of it for HTML, a column or a line."""
+    return " ".join(escape(cell, quote=False).replace("|", "&#124;").split())
+
+
+def spreadsheet(frame: pd.DataFrame) -> str:
+    """Write a table as CSV in which no text is a formula to a spreadsheet."""
+
+    def literal(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value
+
+    return frame.map(literal).to_csv(index=False)
 
 
 def _latex_notes(notes: Sequence[str]) -> list[str]:

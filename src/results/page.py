@@ -93,7 +93,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
     figures = [*curves, *(drawn for detail in details for drawn in detail.figures)]
     page = _environment().get_template("report.html.jinja")
     files = {
-        "runs.csv": runs.frame.to_csv(index=False),
+        "runs.csv": formats.spreadsheet(runs.frame),
         "table.md": formats.markdown(tables),
         "table.csv": formats.csv(cells),
         "table.tex": formats.latex(tables),

@@ -31,6 +31,7 @@ COUNTED = 12
 BARS = 32
 """How many classes have a bar; if there are more, only the lowest and the highest are shown."""
 STYLE = {
+    "text.parse_math": False,  # names are drawn as they are, whatever a dollar sign means in them
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.grid": True,

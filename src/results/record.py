@@ -25,6 +25,10 @@ AT_THE_TOP = ("accuracy", "mean_class_accuracy", "ece")
 """Metrics that the file holds beside `metrics` as well, where other programs look for them."""
 
 
+class NewerRecordError(UserError):
+    """A record was written by a newer version of the code."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One run. Times are in seconds.
@@ -135,7 +139,7 @@ class Result:
             content = json.loads(path.read_text())
             version = content.setdefault("version", 1)
             if version > VERSION:
-                raise UserError(
+                raise NewerRecordError(
                     f"{path} was written by a newer version of Calipers (record version "
                     f"{version}, this one reads up to {VERSION}): update Calipers."
                 )

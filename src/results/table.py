@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.text import Text
 
-from src.command_line import make_console
+from src.command_line import make_console, printable
 from src.results.marks import explanations, marks
 from src.results.metrics import METRICS
 from src.results.published import common_source, describe
@@ -38,8 +38,10 @@ def show(results: Sequence[Result], title: str, labels: Sequence[str] | None = N
     shared = [name for name in CONDITIONS if len({row[name] for row in rows}) == 1]
     columns = [name for name in rows[0] if name not in shared and any(row[name] for row in rows)]
     console = make_console()
-    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
-    above = [f"[dim]{name}[/dim] {escape(rows[0][name])}" for name in shared if rows[0][name]]
+    console.print(f"\n[bold]{escape(printable(title))}[/bold]", soft_wrap=True)
+    above = [
+        f"[dim]{name}[/dim] {escape(printable(rows[0][name]))}" for name in shared if rows[0][name]
+    ]
     console.print("  ".join(above))
     cells = [
         {name: Text(row[name], "bold" if name == "accuracy" else "") for name in columns}

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from src.command_line import make_console
+from src.command_line import make_console, printable
 
 GAP = 2
 """Spaces between two columns."""
@@ -23,6 +23,10 @@ def print_rows(
         labels: headings of the columns that say what a row is. Every table begins with them.
         words: headings of the columns that are aligned to the left.
     """
+    rows = [
+        {heading: Text(printable(cell.plain), cell.style) for heading, cell in row.items()}
+        for row in rows
+    ]
     widths = {heading: _width(heading, [row[heading] for row in rows]) for heading in rows[0]}
     available = make_console().width
     for headings in _share_out(widths, labels, available):
@@ -61,4 +65,4 @@ def _width(heading: str, cells: Sequence[Text]) -> int:
 
 
 def _stacked(heading: str) -> str:
-    return heading.replace(" ", "\n")
+    return printable(heading).replace(" ", "\n")

@@ -53,7 +53,7 @@ def test_what_is_wrong_with_each_image_is_said(images):
 
 
 def test_what_the_system_does_not_let_us_read_is_no_damage(images, monkeypatch):
-    def denied(path):
+    def denied(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", denied)

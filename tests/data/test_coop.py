@@ -22,6 +22,10 @@ def read(folder, content):
     return coop.read(str(folder), "images", "split.json")
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    assert read(tmp_path, "\ufeff" + json.dumps(GOOD)).class_names == ("cat", "wild boar")
+
+
 def test_reads_classes_by_label_and_items_in_order(tmp_path):
     dataset = read(tmp_path, GOOD)
     assert dataset.class_names == ("cat", "wild boar")

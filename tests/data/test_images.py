@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,3 +30,18 @@ def test_values_without_a_known_range_are_refused(tmp_path, dtype):
 def test_every_other_mode_is_read_as_rgb(tmp_path, mode):
     image = Image.fromarray(RAMP).convert("RGB").convert(mode)
     assert loaded(tmp_path, image, "a.tif").shape == (16, 16, 3)
+
+
+def test_only_the_formats_that_are_read_are_opened_whatever_a_file_is_called(tmp_path):
+    """Pillow's reader of PostScript would start another program."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    files = ImageFiles(tmp_path, ["x"], {"test": [Item("a.png", 0)]})
+    with pytest.raises(DamagedImageError, match="not an image"):
+        files.load(Item("a.png", 0))
+
+
+def test_a_pipe_in_an_image_folder_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    files = ImageFiles(tmp_path, ["x"], {"test": [Item("a.png", 0)]})
+    with pytest.raises(DamagedImageError, match="it is no file"):
+        files.load(Item("a.png", 0))

@@ -56,6 +56,15 @@ def test_converts_the_classes_that_have_a_text_feature(cache):
     assert torch.equal(train["global"], keys.T[2:])
 
 
+def test_text_features_are_read_as_tip_adapters_code_keeps_them_too(cache):
+    """Its `clip_weights` are `[d, c]`."""
+    np.save(cache / "text.npy", np.load(cache / "text.npy").T)
+    done = convert(cache)
+    assert done.returncode == 0, done.stderr
+    text = load_file(cache / "out/text.safetensors")["text"]
+    assert text.tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [

@@ -213,6 +213,30 @@ def test_a_folder_with_the_result_of_another_job_is_left_alone(tmp_path):
     assert statuses(tmp_path) == ["skipped", "skipped"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"metrics": 1}'])
+def test_a_job_whose_result_is_damaged_is_run_again(tmp_path, content):
+    sweep = ("-m", "method=zero_shot,calip", "logger=none")
+    assert calipers(tmp_path, *sweep).returncode == 0
+    damaged = jobs(tmp_path)[0] / "result.json"
+    damaged.write_bytes(content)
+    done = calipers(tmp_path, *sweep)
+    assert done.returncode == 0, done.stderr
+    assert "The job is run again" in done.stdout
+    assert statuses(tmp_path) == ["finished", "skipped"]
+    assert Result.read(damaged).method == "zero_shot"
+
+
+def test_the_result_of_a_newer_version_is_left_alone(tmp_path):
+    sweep = ("-m", "method=zero_shot", "logger=none")
+    assert calipers(tmp_path, *sweep).returncode == 0
+    path = jobs(tmp_path)[0] / "result.json"
+    newer = json.dumps(json.loads(path.read_text()) | {"version": VERSION + 1})
+    path.write_text(newer)
+    assert calipers(tmp_path, *sweep).returncode == 0
+    assert statuses(tmp_path) == ["finished"]
+    assert path.read_text() == newer
+
+
 @pytest.mark.parametrize("arguments", [("method=calip",), ("-m", "method=calip", "seed=1,2")])
 def test_a_folder_belongs_to_one_process(tmp_path, arguments):
     with claim(tmp_path / "output", "-"):

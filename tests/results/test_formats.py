@@ -2,6 +2,7 @@ import csv
 import io
 
 import pandas as pd
+import pytest
 
 from src.results import formats
 from src.results.summary import PLACE, Cell, Table
@@ -76,3 +77,33 @@ def test_the_terminal_shows_labels_as_they_are_and_cuts_none(capsys, monkeypatch
     printed = capsys.readouterr().out
     assert printed.count("calip (templates=[red])") == 2, "a table for each column"
     assert "92.00†‡§±1.25" in printed
+
+
+NASTY = [
+    "=cmd|' /C calc'!A0", "+1", "-1+2", "@SUM(A1)", "<script>alert(1)</script>", "a|b", "a\nb",
+    "$x_1$", "\x1b[31mred", "50 % & more_", "[bold]", "\x9b2J",
+]  # fmt: skip
+"""Names that mean something else to a terminal, to Markdown, HTML, LaTeX or a spreadsheet."""
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_name_is_only_a_name_in_every_format(name, capsys):
+    table = Table(name, ["4"], {name: [PLAIN]})
+    lines = formats.markdown([table]).splitlines()
+    (row,) = [line for line in lines if line.endswith("| 81.50 |")]
+    assert row.replace("&#124;", "").count("|") == 3
+    assert "<" not in row
+    frame = pd.DataFrame([("tiny", name, name, 4, PLAIN)], columns=[*PLACE, "cell"])
+    (cell,) = csv.DictReader(io.StringIO(formats.csv(frame)))
+    assert cell["label"][0] not in "=+-@"
+    assert cell["label"].removeprefix("'") == name
+    formats.show([table])
+    printed = capsys.readouterr().out
+    assert not {*printed} & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def test_numbers_below_zero_stay_numbers_in_csv():
+    below = PLAIN._replace(published=90.0, source="b")
+    frame = pd.DataFrame([("tiny", "digits", "coop", 4, below)], columns=[*PLACE, "cell"])
+    (cell,) = csv.DictReader(io.StringIO(formats.csv(frame)))
+    assert cell["difference"] == "-8.5"

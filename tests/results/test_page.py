@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from src.results import page
+from src.results import page, plots
 from src.results.metrics import METRICS
 from src.results.outcome import Outcome
 from tests.results import VERSION_1, test_record
@@ -99,6 +99,14 @@ def test_any_number_of_classes_is_drawn(tmp_path, classes):
     figure = tmp_path / "report/figures/digits-tiny-calip-0_shots-class_accuracy.svg"
     assert ("classes between" in figure.read_text()) == (classes == 200)
     assert path.stat().st_size < 500_000
+
+
+def test_a_dollar_sign_in_a_name_is_no_mathematics():
+    confidence = np.full(2, 0.5, np.float32)
+    label = np.arange(2)
+    answers = Outcome(["$\\frac$", "a $ b_ $"], label, label, confidence)
+    for draw in (plots.class_accuracy, plots.confusion):
+        assert draw(answers).startswith(b"<?xml")
 
 
 def test_without_answers_there_are_only_tables(tmp_path):
