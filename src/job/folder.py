@@ -2,7 +2,8 @@
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ CONFIGURATION = ".hydra"
 """Where the configuration lies, under the names that Hydra gives to its parts."""
 
 
-def claim(folder: Path, key: str) -> AbstractContextManager[Any]:
-    """Take a folder for this process, until the lock is released or the process ends.
+@contextmanager
+def claim(folder: Path, key: str) -> Iterator[None]:
+    """Hold a folder for this process; if the process is killed, the system lets it go.
 
     Of a distributed run, rank 0 takes it for all.
 
@@ -38,7 +40,8 @@ def claim(folder: Path, key: str) -> AbstractContextManager[Any]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(os.environ.get(name, "0") != "0" for name in RANKS):
-        return nullcontext()
+        yield
+        return
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -46,7 +49,10 @@ def claim(folder: Path, key: str) -> AbstractContextManager[Any]:
         raise UserError(
             f"another process is at work in {folder}: wait until it ends, or give another {key}=..."
         ) from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def warn_of_another(cfg: DictConfig, folder: Path) -> None:

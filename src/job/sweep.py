@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -98,8 +98,8 @@ class Start(Callback):
 
     folder: Path | None = None
     """Where the sweep that this process started has its jobs."""
-    lock: AbstractContextManager[Any] | None = None
-    """Keeps other processes out of that folder as long as this one lives."""
+    held = ExitStack()
+    """Keeps other processes out of that folder, until this one ends or starts another sweep."""
     wandb: Mapping[str, str] | None = None
     """The W&B project and group of its runs, if they are logged there."""
 
@@ -115,7 +115,8 @@ class Start(Callback):
         _check_recipes(overrides)
         jobs = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
         folder = Path(hydra.sweep.dir)
-        Start.lock = claim(folder, "hydra.sweep.dir")
+        Start.held.close()
+        Start.held.enter_context(claim(folder, "hydra.sweep.dir"))
         Start.folder = folder
         group = config.group or _group(config, overrides)
         if "wandb" in config.logger:
