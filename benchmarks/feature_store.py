@@ -77,7 +77,7 @@ def figures() -> Iterator[Figure]:
         opened = take_turns(rounds=OPENINGS, opening=opening)
         held = (_resident() - before) / GIB
         yield Figure(
-            "feature store: seconds to open that entry",
+            "feature store: seconds to open that entry, one shard of it checked",
             f"{1000 * opened.median('opening'):.1f} ms", "", opened.median("opening"), 0.05,
             at_least=False,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and by which process."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "conf"
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""Where Lightning looks for the rank of a process in a distributed run."""
 
 
 @contextmanager
@@ -55,3 +57,8 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def leads() -> bool:
+    """Say whether this process is the first of a distributed run, or the only one."""
+    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)

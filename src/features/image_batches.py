@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -99,10 +101,26 @@ class PendingBatches(LightningDataModule):
         # joblib's processes have its own start method as default, and torch cannot use that one.
         start = multiprocessing.get_all_start_methods()[0] if workers else None
         return DataLoader(
-            images, batch_size=None, num_workers=workers, multiprocessing_context=start
+            images,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context=start,
+            worker_init_fn=_hush,
         )
 
     def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
         if isinstance(batch, UserError):
             raise batch
         return batch
+
+
+def _hush(_: int) -> None:
+    """Keep a worker's helper thread from complaining that a run which was ended reads no more."""
+    sys.excepthook = _unless_the_reader_is_gone
+
+
+def _unless_the_reader_is_gone(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

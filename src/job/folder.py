@@ -1,7 +1,6 @@
 """A run's folder: it belongs to one process, and holds the configuration beside the result."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config import config_hash
 from src.errors import UserError
-from src.files import replacing
+from src.files import leads, replacing
 from src.results.record import FILE, Result
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
-"""Where Lightning looks for the rank of a process."""
 CONFIGURATION = ".hydra"
 """Where the configuration lies, under the names that Hydra gives to its parts."""
 
@@ -39,7 +36,7 @@ def claim(folder: Path, key: str) -> Iterator[None]:
         UserError: another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+    if not leads():
         yield
         return
     lock = FileLock(folder / LOCK)

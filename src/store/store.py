@@ -8,7 +8,6 @@ is incomplete, and the next run continues where the last one stopped.
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,11 +19,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from src.errors import UserError
+from src.files import leads
 from src.store.entry import FeatureEntry, open_entry
 from src.store.shards import DamageError, shard_count
 from src.store.writer import AT_ONCE, EntryWriter, clean, find_pending
-
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ class FeatureStore:
         if rows < 1 or rows_per_shard < 1:
             raise ValueError(f"rows={rows} and rows_per_shard={rows_per_shard} must be positive")
         folder = self._folder(key)
-        leader = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+        leader = leads()
         with _locked(folder) if leader else nullcontext():
             entry = None
             with suppress(DamageError):
