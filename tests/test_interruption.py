@@ -113,6 +113,16 @@ ENDED = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted"
 """The shell's exit code for each signal, and what is said."""
 
 
+def end(process, sent):
+    """Send a signal, and check how the process ends."""
+    process.send_signal(sent)
+    done = finish(process)
+    code, words = ENDED[sent]
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == words
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("sent", ENDED, ids=lambda sent: sent.name)
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
 def test_a_signal_during_extraction_keeps_what_is_whole(data, undisturbed, tmp_path, sent, sweep):
@@ -121,12 +131,7 @@ def test_a_signal_during_extraction_keeps_what_is_whole(data, undisturbed, tmp_p
     while len(shards(tmp_path)) < 3:
         assert process.poll() is None, "the run ended before it was sent a signal"
         time.sleep(0.005)
-    process.send_signal(sent)
-    done = finish(process)
-    code, words = ENDED[sent]
-    assert done.returncode == code, done.stderr
-    assert done.stderr.splitlines()[-1] == words
-    assert "Traceback" not in done.stderr
+    end(process, sent)
     assert 3 <= len(shards(tmp_path)) < len(shards(undisturbed))
     assert not list(tmp_path.rglob("result.json"))
     again = calipers(tmp_path, *ARGUMENTS, f"paths.data={data}")
@@ -145,11 +150,7 @@ def test_a_signal_during_a_fit_ends_with_its_code_and_no_result(tmp_path, sent):
         assert process.poll() is None, "the run ended before it was sent a signal"
         assert time.monotonic() < deadline, "no epoch ended"
         time.sleep(0.05)
-    process.send_signal(sent)
-    done = finish(process)
-    code, words = ENDED[sent]
-    assert done.returncode == code, done.stderr
-    assert done.stderr.splitlines()[-1] == words
+    end(process, sent)
     assert not list(tmp_path.rglob("result.json"))
 
 

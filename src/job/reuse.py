@@ -19,14 +19,19 @@ OF_THE_RUN = (
 )  # fmt: skip
 """Fields of a record that say how something was trained: a checkpoint keeps those of its run."""
 
+VIEW_WEIGHTS = "view_weights"
+
 log = logging.getLogger(__name__)
 
 
 def adopt(cfg: DictConfig, saved: "Saved") -> None:
     """Give a run the shots, the seed and the settings of the head that the checkpoint has.
 
+    A checkpoint may come from anyone: it sets what the configuration has as a setting of the head,
+    and the weights of depth maps. It never names a class, nor anything to be looked up.
+
     Raises:
-        UserError: other shots were given.
+        UserError: other shots were given, or a setting is to be looked up.
     """
     shots = saved.result["shots"]
     given = {one.partition("=")[0] for one in HydraConfig.get().overrides.task}
@@ -40,9 +45,13 @@ def adopt(cfg: DictConfig, saved: "Saved") -> None:
             log.info("%s=%s is the checkpoint's own", name, saved.result[name])
         cfg[name] = saved.result[name]
     for name, value in saved.result["hyperparameters"].items():
-        if name in cfg.method.head:
+        if "${" in str(value):
+            raise UserError(
+                f"ckpt_path={saved.path}: {name}={value} is not a value. Train it again."
+            )
+        if name in cfg.method.head and name != "_target_":
             cfg.method.head[name] = value
-        elif name in cfg.dataset:  # the weights of depth maps
+        elif name == VIEW_WEIGHTS and name in cfg.dataset:
             cfg.dataset[name] = value
 
 

@@ -164,8 +164,9 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     if Start.folder is None:
         _end_with_parent()
     if not cfg.force and (earlier := finished_earlier(cfg)):
-        if not (Path(cfg.paths.output) / FILE).is_file():
-            shutil.rmtree(cfg.paths.output)  # Hydra has just made it, for a log
+        made = Path(cfg.paths.output)
+        if {path.name for path in made.iterdir()} <= {f"{HydraConfig.get().job.name}.log"}:
+            shutil.rmtree(made)  # Hydra has just made it, for its log
         return _skip(earlier)
     folder = _own_folder(cfg)
     if folder != Path(cfg.paths.output):

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
+from src.config import compose
 from src.errors import UserError
 from src.features.source import Origin
-from src.job.reuse import check
+from src.job.reuse import adopt, check
 from src.methods.checkpoint import Saved
 from tests.cli import calipers, refusal
 
@@ -46,6 +49,35 @@ def test_a_checkpoint_of_an_earlier_version_counts_for_its_own_dataset():
     check(saved(class_names=None), "digits", HERE, CLASSES)
     with pytest.raises(UserError, match="was made with dataset digits, and this run has letters"):
         check(saved(class_names=None), "letters", HERE, CLASSES)
+
+
+@pytest.fixture
+def adopting(monkeypatch):
+    """Adopts a checkpoint with certain settings, and returns the configuration."""
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"overrides": {"task": []}}))
+
+    def adopted(**hyperparameters):
+        cfg = compose(["method=clip_adapter"])
+        adopt(cfg, saved(hyperparameters=hyperparameters))
+        return cfg
+
+    return adopted
+
+
+def test_only_settings_of_the_head_pass_from_a_checkpoint(adopting):
+    before = compose(["method=clip_adapter"])
+    cfg = adopting(
+        residual_ratio=0.7, _target_="os.system", __class__="x", reader={"_target_": "x"},
+        templates=["x"], name="x",
+    )  # fmt: skip
+    assert (cfg.method.head.residual_ratio, cfg.shots, cfg.seed) == (0.7, 1, 2)
+    assert cfg.method.head._target_ == before.method.head._target_
+    assert cfg.dataset == before.dataset
+
+
+def test_a_checkpoint_has_nothing_looked_up(adopting):
+    with pytest.raises(UserError, match="is not a value"):
+        adopting(residual_ratio="${oc.env:HOME}")
 
 
 def test_a_checkpoint_of_digits_is_refused_on_a_folder_of_ten_other_classes(tmp_path):
