@@ -31,7 +31,8 @@ from src.files import CONFIG_DIR, ROOT
 from src.resolvers import check_backbone
 
 WITHOUT_EFFECT = {
-    "attention_images", "force", "group", "hydra", "logger", "paths", "save_predictions",
+    "attention_images", "force", "group", "hydra", "logger", "name", "paths",
+    "save_predictions", "tags",
 }  # fmt: skip
 """Parts of the configuration that no metric depends on."""
 
@@ -91,6 +92,12 @@ def run_group(cfg: DictConfig) -> str:
     return str(cfg.group or f"{cfg.dataset.name}-{cfg.backbone.name}")
 
 
+def run_name(cfg: DictConfig) -> str:
+    """Name the W&B run of a job."""
+    names = (cfg.dataset.name, cfg.backbone.name, cfg.method.name, cfg.shots, cfg.seed)
+    return str(cfg.name or "-".join(map(str, names)))
+
+
 def _job_name(*, _root_: DictConfig) -> str:
     """`${job_name:}`: what tells a job of a sweep from the others."""
     drawn = [_root_.shots, _root_.seed] if draws_images(_root_) else []
@@ -122,8 +129,8 @@ def validate(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a mandatory value or the checkpoint is missing, there is an unknown key, a number
-            is out of range, `dataset.name` is no text, `backbone.name` belongs to another backbone,
-            or `on_bad_image` is neither `stop` nor `skip`.
+            is out of range, `dataset.name` or one of `tags` is no text, `backbone.name` belongs to
+            another backbone, or `on_bad_image` is neither `stop` nor `skip`.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -149,6 +156,8 @@ def validate(cfg: DictConfig) -> None:
             f"the configuration has no key {unknown[0]!r}, and a new one would change nothing. "
             f"{_near(unknown[0], sorted(_known_keys()))}`--help` lists the keys."
         )
+    if not (OmegaConf.is_list(cfg.tags) and all(isinstance(tag, str) for tag in cfg.tags)):
+        raise UserError(f"tags={cfg.tags} are not texts: write them as tags=first,second.")
     if cfg.on_bad_image not in ("stop", "skip"):
         raise UserError(
             f"on_bad_image={cfg.on_bad_image} is neither stop nor skip: choose one of them."
@@ -172,15 +181,13 @@ def rerun_command(hydra: HydraConf) -> str:
     return shlex.join(["python", "-m", "src.run", *single, *hydra.overrides.task])
 
 
-def as_lists(arguments: Sequence[str], key: str) -> list[str]:
+def as_lists(arguments: Sequence[str], *keys: str) -> list[str]:
     """Write `key=a,b` as `key=[a,b]`: one list, which Hydra would take for a sweep."""
-    prefix = f"{key}="
-    return [
-        f"{prefix}[{value}]"
-        if (value := one.removeprefix(prefix)) != one and "[" not in value
-        else one
-        for one in arguments
-    ]
+    written = []
+    for one in arguments:
+        key, equals, value = one.partition("=")
+        written.append(f"{key}=[{value}]" if equals and key in keys and "[" not in value else one)
+    return written
 
 
 def arrange(arguments: Sequence[str]) -> list[str]:

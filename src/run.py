@@ -34,6 +34,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = as_lists(arrange(sys.argv[1:]), "eval_dataset")
+    sys.argv[1:] = as_lists(arrange(sys.argv[1:]), "eval_dataset", "tags")
     with sweep.ending():
         run_command(main)

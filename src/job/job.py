@@ -13,10 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import build, run_group, validate
+from src.config import build, run_group, run_name, validate
 from src.job import attention_images, reuse, shift
 from src.job.clock import Clock
 from src.resolvers import settings_from
+from src.results import loggers
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -37,14 +38,13 @@ def run(cfg: DictConfig) -> float:
         others = shift.read_all(cfg, dataset)
         attention_images.check(cfg, dataset)
     with clock("imports"), _keeping_garbage():
-        if "wandb" in cfg.logger:
-            # W&B's first run needs it, and its classes search all modules: torch has thousands.
-            import wandb.sdk.launch  # noqa: F401
+        if wandb := cfg.logger.get("wandb"):
+            loggers.check_wandb(wandb)
         from src.job import assembly, recording
         from src.methods import checkpoint
         from src.results.table import show
     _quiet()
-    cfg.group = run_group(cfg)
+    cfg.group, cfg.name = run_group(cfg), run_name(cfg)
     assembly.check_trainer(cfg)
     assembly.check_method(cfg)
     if cfg.method.settings and not sweeping():

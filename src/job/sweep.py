@@ -102,7 +102,7 @@ class Start(Callback):
     held = ExitStack()
     """Keeps other processes out of that folder, until this one ends or starts another sweep."""
     wandb: Mapping[str, str] | None = None
-    """The W&B project and group of its runs, if they are logged there."""
+    """The W&B entity, project and group of its runs, if they are logged there."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with explaining():
@@ -120,8 +120,12 @@ class Start(Callback):
         Start.held.enter_context(claim(folder, "hydra.sweep.dir"))
         Start.folder = folder
         group = config.group or _group(config, overrides)
-        if "wandb" in config.logger:
-            Start.wandb = {"project": config.logger.wandb.project, "group": group}
+        if wandb := config.logger.get("wandb"):
+            from src.results.loggers import check_login
+
+            check_login(wandb)  # once, not for every job
+            where = {key: wandb[key] for key in ("entity", "project") if wandb.get(key)}
+            Start.wandb = {**where, "group": group}
         command = shlex.join(["python", "-m", "src.run", *sys.argv[1:]])
         Journal(folder).start(Started(jobs, time.time(), command, group))
 

@@ -9,7 +9,7 @@ from src.results.loggers import wandb_logger
 def test_each_run_of_a_process_keeps_the_list_of_installed_packages(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     for folder in (tmp_path / "first", tmp_path / "second"):
-        wandb_logger("project", "group", [], str(folder)).experiment.finish()
+        wandb_logger(str(folder), project="project", group="group").experiment.finish()
         (run,) = folder.glob("wandb/offline-run-*")
         packages = (run / "files/requirements.txt").read_text().splitlines()
         assert f"torch=={version('torch')}" in packages
@@ -23,7 +23,7 @@ def test_each_run_of_a_process_keeps_the_list_of_installed_packages(tmp_path, mo
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
 def test_wandb_obeys_its_own_switch(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
-    run = wandb_logger("project", "group", [], str(tmp_path)).experiment
+    run = wandb_logger(str(tmp_path), project="project", group="group").experiment
     assert run.disabled == (mode == "disabled")
     run.finish()
     assert bool(list(tmp_path.glob("wandb/offline-run-*"))) == (mode == "offline")
