@@ -53,6 +53,8 @@ def config_hash(cfg: DictConfig) -> str:
     """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
     relevant["method"].pop("settings", None)
+    if not relevant["callbacks"]:
+        del relevant["callbacks"]  # runs from before there were any keep their name
     if cfg.ckpt_path is not None:
         relevant["method"] = cfg.method.name
     if not draws_images(cfg):

@@ -19,11 +19,31 @@ MISTAKES = [
     ("+trainer.max_epochs=3", "give method.training.epochs"),
     ("+trainer.max_steps=3", "give method.training.epochs"),
     ("+trainer.precision=16-mixed", "give backbone.precision"),
-    ("+trainer.callbacks=[]", "the run decides it"),
+    ("+trainer.callbacks=[]", "choose callbacks="),
     ("+trainer.limit_predict_batches=1", "the run decides it"),
     ("+trainer.gradient_clip=1", "has no setting 'gradient_clip' (did you mean"),
     # keys that change nothing
-    ("+callbacks.es._target_=some.Class", "has no key 'callbacks'"),
+    # callbacks
+    ("method=coop +callbacks.es._target_=some.Class", "callbacks.es: Error locating target"),
+    ("method=coop +callbacks.es._target_=torch.nn.ReLU", "callbacks.es is no callback"),
+    ("method=coop +callbacks.es.monitor=loss", "callbacks.es says no _target_"),
+    ("method=coop +callbacks.es=3", "callbacks.es says no _target_"),
+    ("method=coop callbacks=early", "there is no callbacks called 'early'"),
+    ("method=coop callbacks=early_stopping +callbacks.early_stopping.wait=3", "'wait'"),
+    (
+        "method=coop callbacks=early_stopping callbacks.early_stopping.monitor=loss",
+        "callbacks.early_stopping.monitor=loss",
+    ),
+    ("method=coop callbacks=early_stopping selection=fixed", "or another selection"),
+    ("method=coop callbacks=learning_rate_monitor logger=none", "needs a logger"),
+    # W&B and tags
+    ("logger=wandb +logger.wandb.entiti=team", "did you mean 'entity'"),
+    ("logger=wandb +logger.wandb.log_model=true", "is decided by the run"),
+    ("logger=wandb +logger.wandb.mode=sometimes", "logger.wandb.mode=sometimes"),
+    ("logger=wandb +logger.wandb.notes=[1]", "logger.wandb.notes=[1]"),
+    ("logger=wandb logger.wandb.project=3", "logger.wandb.project=3"),
+    ("tags=mine", "tags=mine are not texts"),
+    ("logger=tensorbord", "Did you mean tensorboard"),
     ("+epochs=3", "has no key 'epochs'"),
     ("+sed=1", "Did you mean seed"),
     ("epochs=3", "no key 'epochs'"),
@@ -96,6 +116,8 @@ def test_a_mistake_ends_in_one_message(tmp_path, tmp_path_factory, typed, named)
     shared = tmp_path_factory.getbasetemp() / "features"
     shared.mkdir(exist_ok=True)
     (tmp_path / "features").symlink_to(shared)
-    message = refusal(tmp_path, *typed.split(), "logger=none")
+    message = refusal(
+        tmp_path, *typed.split(), *(["logger=none"] if "logger=" not in typed else [])
+    )
     assert any(words in message for words in named.split("|"))
     assert not list(tmp_path.glob("output/*.json"))

@@ -1,8 +1,6 @@
 """From a composed configuration to the objects of a run."""
 
-import inspect
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,16 +8,11 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class
-from lightning import Callback, Trainer, seed_everything
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning import seed_everything
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
-from src.command_line import EXPLANATIONS
 from src.config import build, searches_views, selection_of
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
@@ -33,6 +26,7 @@ from src.files import CONFIG_DIR
 from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
+from src.job.trainer import make_trainer
 from src.methods.base import Method
 from src.methods.search import Search, search_from
 from src.methods.view_search import ViewSearch
@@ -44,61 +38,6 @@ log = logging.getLogger(__name__)
 SUPPORT = ("crops", "min_scale", "horizontal_flip", "copies")
 """The settings of a support set. `crops` of images and `copies` of point clouds are null, or
 missing, where those are used as they are."""
-
-
-TRAINER = {
-    "max_epochs": "give method.training.epochs",
-    "min_epochs": "give method.training.epochs",
-    "max_steps": "give method.training.epochs",
-    "precision": "give backbone.precision",
-    "logger": "choose logger=...",
-    "fast_dev_run": "for a short try, give shots=1 method.training.epochs=2",
-    "overfit_batches": "for a short try, give shots=1 method.training.epochs=2",
-    "reload_dataloaders_every_n_epochs": "leave it out",
-} | dict.fromkeys(
-    (
-        "callbacks", "default_root_dir", "enable_checkpointing", "enable_model_summary",
-        "enable_progress_bar", "inference_mode", "limit_predict_batches", "log_every_n_steps",
-        "num_sanity_val_steps", "use_distributed_sampler",
-    ),
-    "leave it out: the run decides it",
-)  # fmt: skip
-"""Settings of Lightning's Trainer that a run does not take, and what to do instead."""
-
-
-def check_trainer(cfg: DictConfig) -> None:
-    """Check the settings of Lightning's Trainer, before anything is extracted.
-
-    Raises:
-        UserError: one is unknown, is not taken here, or does not suit this machine.
-    """
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for name, value in cfg.trainer.items():
-        if name not in known:
-            near = listing([str(name)], known)
-            raise UserError(f"trainer.{name}={value}: Lightning's Trainer has no setting {near}.")
-        if name in TRAINER:
-            raise UserError(f"trainer.{name}={value} has no effect here: {TRAINER[str(name)]}.")
-    try:
-        trainer = make_trainer(cfg, logger=False, progress=False)
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"trainer: {reason} Correct the settings of trainer.") from None
-    processors = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors:
-        raise UserError(
-            f"trainer.devices={trainer.num_devices}: this machine has {processors} processors, and "
-            "no accelerator that Lightning knows. Give as many or fewer."
-        )
-
-
-def _explain(error: Exception) -> str | None:
-    if isinstance(error, MisconfigurationException):
-        return f"trainer: {str(error).splitlines()[0]} Correct the settings of trainer."
-    return None
-
-
-EXPLANATIONS.append(_explain)
 
 
 def check_method(cfg: DictConfig) -> None:
@@ -342,31 +281,3 @@ def _view_weights(cfg: DictConfig, views: int) -> list[float]:
             "each view."
         )
     return [float(weight) for weight in weights]
-
-
-def make_trainer(
-    cfg: DictConfig, callbacks: Sequence[Callback] = (), progress: bool = True, **settings: Any
-) -> Trainer:
-    """Make a Lightning Trainer; checkpoints are written by the run, not by the Trainer."""
-    return Trainer(
-        **cfg.trainer,
-        **settings,
-        callbacks=[RichProgressBar(), *callbacks] if progress else list(callbacks),
-        enable_progress_bar=progress,
-        default_root_dir=cfg.paths.output,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        # Within a Slurm allocation of several tasks, one process is meant all the same.
-        plugins=LightningEnvironment() if cfg.trainer.get("strategy", "auto") == "auto" else None,
-    )
-
-
-def make_loggers(cfg: DictConfig) -> list[Any]:
-    """Build the loggers, each of which is given the whole configuration."""
-    loggers = [build(node) for node in cfg.logger.values()]
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    return loggers

@@ -41,14 +41,14 @@ def run(cfg: DictConfig) -> float:
         if wandb := cfg.logger.get("wandb"):
             loggers.check_wandb(wandb)
         from src.job import assembly, recording
+        from src.job.trainer import check_trainer, make_callbacks, make_loggers, make_trainer
         from src.methods import checkpoint
         from src.results.table import show
     _quiet()
     cfg.group, cfg.name = run_group(cfg), run_name(cfg)
-    assembly.check_trainer(cfg)
+    check_trainer(cfg)
     assembly.check_method(cfg)
-    if cfg.method.settings and not sweeping():
-        log.info("settings of %s: %s", cfg.method.name, settings_from(cfg))
+    _say_settings(cfg)
     saved = None if cfg.ckpt_path is None else checkpoint.read(Path(cfg.ckpt_path), cfg.method.name)
     if saved is not None:
         reuse.adopt(cfg, saved)
@@ -65,9 +65,10 @@ def run(cfg: DictConfig) -> float:
         # Anything wrong with further datasets shows before anything is trained.
         elsewhere = [shift.test_features(cfg, other, method.inputs) for other in others]
     training = cfg.method.training
-    trainer = assembly.make_trainer(
+    trainer = make_trainer(
         cfg,
-        logger=assembly.make_loggers(cfg),
+        logger=make_loggers(cfg),
+        callbacks=make_callbacks(cfg),
         max_epochs=1 if training is None else training.epochs,
         progress=not sweeping(),
     )
@@ -96,6 +97,11 @@ def run(cfg: DictConfig) -> float:
 def sweeping() -> bool:
     """Say whether this job is one of a sweep."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def _say_settings(cfg: DictConfig) -> None:
+    if cfg.method.settings and not sweeping():
+        log.info("settings of %s: %s", cfg.method.name, settings_from(cfg))
 
 
 @contextmanager

@@ -121,14 +121,15 @@ def evaluate(
         result: the run's record. That of the evaluation differs from it only in what is found here.
     """
     from src.features.datamodule import FeatureDataModule
-    from src.job import assembly, recording
+    from src.job import recording
+    from src.job.trainer import make_trainer
     from src.results.scores import make_metrics
 
     source, test = features
     clock = Clock()
     data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
     with clock("test"), method.restricted(other.classes, make_metrics(len(other.classes))):
-        trainer = assembly.make_trainer(cfg, logger=False, progress=False)
+        trainer = make_trainer(cfg, logger=False, progress=False)
         (metrics,) = trainer.test(method, datamodule=data, verbose=False)
     evaluation = replace(
         result,

@@ -59,7 +59,8 @@ class Schedule:
 class Trained(Method):
     """`trainer.fit` minimises the head's loss on the support set.
 
-    It logs `train_loss`, and `validation_accuracy` (per cent) where there are validation images.
+    It logs `train_loss`, and `validation_loss` and `validation_accuracy` (per cent) where there are
+    validation images.
     What remains is the head after the last epoch or, with `keep="best"`, after the first epoch
     with the best validation accuracy; never what is best on the test split.
 
@@ -109,8 +110,9 @@ class Trained(Method):
         if self._searching:
             super().validation_step(batch, index)
         else:
-            right = self(batch).argmax(dim=-1) == batch["label"]
-            self.validation_accuracy.update(right.float())
+            logits, label = self(batch), batch["label"]
+            self.validation_accuracy.update((logits.argmax(dim=-1) == label).float())
+            self.log("validation_loss", self.head.loss(logits, label), batch_size=len(label))
 
     def on_validation_epoch_end(self) -> None:
         if self._searching:

@@ -1,0 +1,141 @@
+"""Lightning's Trainer, its callbacks and its loggers, as the configuration wants them."""
+
+import inspect
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.errors import HydraException
+from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from src.command_line import EXPLANATIONS
+from src.config import build
+from src.data.text_files import listing
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TRAINER = {
+    "max_epochs": "give method.training.epochs",
+    "min_epochs": "give method.training.epochs",
+    "max_steps": "give method.training.epochs",
+    "precision": "give backbone.precision",
+    "logger": "choose logger=...",
+    "callbacks": "choose callbacks=...",
+    "fast_dev_run": "for a short try, give shots=1 method.training.epochs=2",
+    "overfit_batches": "for a short try, give shots=1 method.training.epochs=2",
+    "reload_dataloaders_every_n_epochs": "leave it out",
+} | dict.fromkeys(
+    (
+        "default_root_dir", "enable_checkpointing", "enable_model_summary",
+        "enable_progress_bar", "inference_mode", "limit_predict_batches", "log_every_n_steps",
+        "num_sanity_val_steps", "use_distributed_sampler",
+    ),
+    "leave it out: the run decides it",
+)  # fmt: skip
+"""Settings of Lightning's Trainer that a run does not take, and what to do instead."""
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Check the settings of Lightning's Trainer and its callbacks, before anything is extracted.
+
+    Raises:
+        UserError: one is unknown, is not taken here, or does not suit this machine.
+    """
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name, value in cfg.trainer.items():
+        if name not in known:
+            near = listing([str(name)], known)
+            raise UserError(f"trainer.{name}={value}: Lightning's Trainer has no setting {near}.")
+        if name in TRAINER:
+            raise UserError(f"trainer.{name}={value} has no effect here: {TRAINER[str(name)]}.")
+    try:
+        trainer = make_trainer(cfg, logger=False, progress=False)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"trainer: {reason} Correct the settings of trainer.") from None
+    processors = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors:
+        raise UserError(
+            f"trainer.devices={trainer.num_devices}: this machine has {processors} processors, and "
+            "no accelerator that Lightning knows. Give as many or fewer."
+        )
+    if cfg.callbacks and not make_callbacks(cfg):
+        log.warning("nothing is trained: callbacks has no effect")
+
+
+def _explain(error: Exception) -> str | None:
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {str(error).splitlines()[0]} Correct the settings of trainer."
+    return None
+
+
+EXPLANATIONS.append(_explain)
+
+
+def make_trainer(
+    cfg: DictConfig, callbacks: Sequence[Callback] = (), progress: bool = True, **settings: Any
+) -> Trainer:
+    """Make a Lightning Trainer; checkpoints are written by the run, not by the Trainer."""
+    return Trainer(
+        **cfg.trainer,
+        **settings,
+        callbacks=[RichProgressBar(), *callbacks] if progress else list(callbacks),
+        enable_progress_bar=progress,
+        default_root_dir=cfg.paths.output,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        # Within a Slurm allocation of several tasks, one process is meant all the same.
+        plugins=LightningEnvironment() if cfg.trainer.get("strategy", "auto") == "auto" else None,
+    )
+
+
+def make_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Build Lightning's callbacks for the training; none where nothing is trained.
+
+    Raises:
+        UserError: one cannot be built, or waits for what the training does not log.
+    """
+    if cfg.method.training is None or cfg.ckpt_path is not None:
+        return []
+    return [_make_callback(cfg, str(name), node) for name, node in cfg.callbacks.items()]
+
+
+def _make_callback(cfg: DictConfig, name: str, node: Any) -> Callback:
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise UserError(f"callbacks.{name} says no _target_, the class of the callback: add it.")
+    try:
+        callback = build(node)
+    except (HydraException, TypeError, ValueError) as error:
+        reason = str(error).split(", set env")[0].splitlines()[0]
+        raise UserError(f"callbacks.{name}: {reason}. Correct its settings.") from None
+    if not isinstance(callback, Callback):
+        raise UserError(f"callbacks.{name} is no callback of Lightning: correct its _target_.")
+    validates = cfg.selection.name != "fixed"
+    logged = ["train_loss", *(["validation_loss", "validation_accuracy"] if validates else [])]
+    monitor = getattr(callback, "monitor", None)
+    if monitor is not None and monitor not in logged:
+        raise UserError(
+            f"callbacks.{name}.monitor={monitor}: with selection={cfg.selection.name} the training "
+            f"logs {', '.join(logged)}. Choose one of them, or another selection."
+        )
+    if isinstance(callback, LearningRateMonitor) and not cfg.logger:
+        raise UserError(f"callbacks.{name} needs a logger: choose logger=csv.")
+    return callback
+
+
+def make_loggers(cfg: DictConfig) -> list[Any]:
+    """Build the loggers, each of which is given the whole configuration."""
+    loggers = [build(node) for node in cfg.logger.values()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return loggers
