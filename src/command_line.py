@@ -1,6 +1,7 @@
 """How a command ends: a user's mistake in one message, a bug in its traceback."""
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
+from src.masking import masked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,8 +104,15 @@ def explaining() -> Iterator[None]:
 
 def fail(message: str) -> None:
     """Print one message to stderr and exit with code 2."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    print(f"error: {printable(masked(message))}", file=sys.stderr)
     raise SystemExit(2)
+
+
+class Formatter(logging.Formatter):
+    """Writes log records without secrets and control characters, on the screen and in `run.log`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(masked(super().format(record)))
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import inspect
 import json
 import re
 import shlex
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -28,6 +29,7 @@ from omegaconf.errors import MissingMandatoryValue
 from src.command_line import EXPLANATIONS, explain
 from src.errors import UserError, require_integer
 from src.files import CONFIG_DIR, ROOT
+from src.masking import masked_overrides
 from src.resolvers import check_backbone
 
 WITHOUT_EFFECT = {
@@ -122,8 +124,20 @@ def build(node: DictConfig, **values: Any) -> Any:
     """Call the node's `_target_` with its settings and `values`.
 
     Unlike with `instantiate`, an exception of the target arrives as it was raised.
+
+    Raises:
+        UserError: the target takes no such setting.
     """
-    return instantiate(node, _partial_=True, _convert_="all")(**values)
+    target = instantiate(node, _partial_=True, _convert_="all")
+    known = inspect.signature(target.func).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        for name in target.keywords:
+            if name not in known:
+                raise UserError(
+                    f"{node._get_full_key(name)}: there is no such setting. "
+                    f"{_near(name, list(known))}There are {', '.join(known)}."
+                )
+    return target(**values)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -177,10 +191,12 @@ def _known_keys() -> frozenset[str]:
 def rerun_command(hydra: HydraConf) -> str:
     """Say what to type to have this one run again, given Hydra's own configuration.
 
-    A recipe in experiments/ makes a sweep of itself, unless it is told to be one run.
+    A recipe in experiments/ makes a sweep of itself, unless it is told to be one run. Secrets must
+    be typed again.
     """
     single = ["hydra.mode=RUN"] if "experiment" in hydra.runtime.choices else []
-    return shlex.join(["python", "-m", "src.run", *single, *hydra.overrides.task])
+    typed: Any = OmegaConf.to_container(cast(DictConfig, hydra).overrides.task)
+    return shlex.join(["python", "-m", "src.run", *single, *masked_overrides(typed)])
 
 
 def as_lists(arguments: Sequence[str], *keys: str) -> list[str]:

@@ -83,6 +83,14 @@ def test_two_ranks_share_the_shards_of_one_extraction(data, undisturbed, tmp_pat
     same_features(tmp_path, undisturbed)
 
 
+def test_a_rank_without_a_shard_has_nothing_to_do(tmp_path):
+    ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    done = calipers(tmp_path, "method=zero_shot", *ranks, "logger=none")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("features/digits/test-*/*.safetensors"))) == 1
+    assert result(tmp_path)["n_test"] == 720
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "deleted"])
 def test_a_damaged_shard_is_noticed_and_made_again(data, undisturbed, tmp_path, damage):
     done = calipers(tmp_path, *ARGUMENTS, f"paths.data={data}")

@@ -253,6 +253,13 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+@pytest.mark.parametrize("name", ["run", "prepare", "report", "dashboard", "depth_maps"])
+def test_a_command_that_is_started_as_a_file_says_what_to_type(tmp_path, name):
+    command = [sys.executable, str(ROOT / f"src/{name}.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"python -m src.{name}" in refused(done)
+
+
 def test_an_image_is_opened_as_rgb():
     images = ImageArrays(np.zeros((1, 4, 4), dtype=np.uint8), ["a"], {})
     assert images.load(Item("0", 0)).mode == "RGB"

@@ -2,19 +2,25 @@
 
 import csv
 import io
+import logging
 import random
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from src.data.images import SPLITS, ImageFiles, Item
-from src.data.text_files import listing, read_json_object, read_text
+from src.data.text_files import listing, read_json_object, read_text, readable
 from src.errors import UserError, require_integer
 
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEAST = 3
 """Images that a class needs to be divided: one for each split."""
+
+
+log = logging.getLogger(__name__)
 
 
 class _Image(NamedTuple):
@@ -79,6 +85,7 @@ def read(
     names = labels if class_names is None else _named(labels, Path(str(class_names)))
     if len(labels) < 2:
         raise UserError(f"{origin} has one class, {labels[0]!r}: there must be two or more.")
+    _check_names(names)
     return ImageFiles(
         root,
         names,
@@ -108,6 +115,11 @@ def _found(root: Path) -> list[_Image]:
         for file in _visible(folder)
         if file.suffix.lower() in EXTENSIONS and file.is_file()
     ]
+    taken = {image.key for image in images}
+    files = (each for folder in folders for each in _visible(folder) if each.is_file())
+    left_out = sorted({str(file.relative_to(root)) for file in files} - taken)
+    if left_out:
+        log.warning("no images by their names, and left out: %s", listing(left_out))
     empty = {folder.name: folder for folder in folders}
     for image in images:
         empty.pop(image.label, None)
@@ -210,6 +222,27 @@ def _by_class(images: Iterable[_Image]) -> list[tuple[str, list[_Image]]]:
 
 def _shuffled(images: Sequence[_Image], label: str, seed: int) -> list[_Image]:
     return random.Random(f"{seed} {label}").sample(images, len(images))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Check what becomes of the class names in prompts.
+
+    Raises:
+        UserError: two are equal there; one of them could never be predicted.
+    """
+    often = Counter(map(readable, names))
+    if alike := [name for name in names if often[readable(name)] > 1]:
+        raise UserError(
+            f"several classes have the same name in a prompt: {listing(alike)}. Rename or join "
+            "them, or name each by dataset.class_names=FILE."
+        )
+    if numbers := [name for name in names if re.fullmatch(r"n\d{8}", name)]:
+        log.warning(
+            "%s: a prompt such as 'a photo of a %s.' says nothing to CLIP. Give the names by "
+            "dataset.class_names=FILE.",
+            listing(numbers),
+            numbers[0],
+        )
 
 
 def _named(labels: Sequence[str], path: Path) -> list[str]:

@@ -39,7 +39,7 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
         One prompt or more for every class, in the order of `class_names`.
 
     Raises:
-        UserError: the file cannot be read, or a class has no prompts.
+        UserError: the file cannot be read, a class has no prompts, or two have the same.
     """
     content = read_json_object(Path(path), "dataset.prompts")
     alike: dict[str, list[str]] = {}
@@ -63,6 +63,14 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
                 f"{path}: {key!r} must have a list of one prompt or more, as "
                 f'["A photo of a {key}."], not {prompts!r}.'
             )
+    classes: dict[tuple[str, ...], list[str]] = {}
+    for name, key in zip(class_names, keys, strict=True):
+        classes.setdefault(tuple(content[key]), []).append(name)
+    if same := [names for names in classes.values() if len(set(names)) > 1]:
+        raise UserError(
+            f"{path} has the same prompts for {listing(same[0])}: only one of them could ever be "
+            "predicted. Give each its own."
+        )
     return [content[key] for key in keys]
 
 

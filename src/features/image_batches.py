@@ -81,6 +81,8 @@ class PendingBatches(LightningDataModule):
         skip_damaged: bool,
     ) -> None:
         super().__init__()
+        # Where there are fewer shards than processes, some have nothing to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.dataset, self.crops, self.transform = dataset, crops, transform
         self.writer, self.rows_per_batch = writer, batch_size
         self.skip_damaged = skip_damaged

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import config_hash
 from src.errors import UserError
 from src.files import leads, replacing
+from src.masking import MASK, masked_overrides, masked_tree
 from src.results.record import FILE, Result
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,28 @@ def keep_configuration(cfg: DictConfig, folder: Path) -> None:
     hydra: Any = HydraConfig.instance().cfg
     parts = {"config": cfg, "hydra": hydra, "overrides": hydra.hydra.overrides.task}
     (folder / CONFIGURATION).mkdir(exist_ok=True)
-    for name, part in parts.items():
-        with replacing(folder / CONFIGURATION / f"{name}.yaml") as temporary:
-            OmegaConf.save(part, temporary)
+    hidden = [
+        _write_masked(part, folder / CONFIGURATION / f"{name}.yaml") for name, part in parts.items()
+    ]
+    if any(hidden):
+        log.warning("what looks like a secret in the settings is written as %s", MASK)
+
+
+def mask_sweep_configuration(sweep: Path) -> None:
+    """Hide secrets in the record of a sweep, which Hydra writes before its first job."""
+    path = sweep / "multirun.yaml"
+    with suppress(FileNotFoundError):
+        found = OmegaConf.load(path)
+        if (content := OmegaConf.to_container(found)) != masked_tree(content):
+            _write_masked(found, path)
+
+
+def _write_masked(part: Any, path: Path) -> bool:
+    """Write a configuration without its secrets; say whether there are any."""
+    content: Any = OmegaConf.to_container(part)
+    written = masked_tree(content)
+    if isinstance(content, list):
+        written = masked_overrides(content)
+    with replacing(path) as temporary:
+        OmegaConf.save(OmegaConf.create(written), temporary)
+    return bool(written != content)

@@ -35,7 +35,14 @@ from src.config import config_hash, rerun_command, run_group
 from src.errors import UserError
 from src.files import ROOT, replacing, write_json
 from src.job.earlier import finished_earlier
-from src.job.folder import CONFIGURATION, LOCK, claim, keep_configuration
+from src.job.folder import (
+    CONFIGURATION,
+    LOCK,
+    claim,
+    keep_configuration,
+    mask_sweep_configuration,
+)
+from src.masking import masked, masked_overrides
 from src.results.ending import present
 from src.results.record import FAILURE, FILE, NewerRecordError, Result
 
@@ -126,7 +133,7 @@ class Start(Callback):
             check_login(wandb)  # once, not for every job
             where = {key: wandb[key] for key in ("entity", "project") if wandb.get(key)}
             Start.wandb = {**where, "group": group}
-        command = shlex.join(["python", "-m", "src.run", *sys.argv[1:]])
+        command = shlex.join(["python", "-m", "src.run", *masked_overrides(sys.argv[1:])])
         Journal(folder).start(Started(jobs, time.time(), command, group))
 
 
@@ -202,6 +209,7 @@ def _run_unless_done(
         return _skip(folder)
     if not finished:
         _clean(folder)
+    mask_sweep_configuration(Path(HydraConfig.get().sweep.dir))
     keep_configuration(cfg, folder)
     cfg.group = _journal().read()[0].group
     try:
@@ -211,7 +219,7 @@ def _run_unless_done(
         if message is None:
             log.exception("this is a bug")
             message = f"{type(error).__name__}: {error}"
-        failure = {"message": message, "command": rerun_command(HydraConfig.get())}
+        failure = {"message": masked(message), "command": rerun_command(HydraConfig.get())}
         write_json(folder / FAILURE, failure)
         _tell("failed", f"failed: {message}", folder)
         return None
@@ -321,6 +329,7 @@ def _end() -> None:
         started, jobs = Journal(folder).read()
     except FileNotFoundError:
         return  # the sweep failed before it began, and has said so
+    mask_sweep_configuration(folder)
     done = [folder / job.folder for job in jobs if job.status != "failed"]
     if done:
         found = dict.fromkeys(done)  # jobs that differ in nothing have one result

@@ -18,6 +18,7 @@ from src.command_line import EXPLANATIONS
 from src.config import build
 from src.data.text_files import listing
 from src.errors import UserError
+from src.masking import masked_tree
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +135,8 @@ def _make_callback(cfg: DictConfig, name: str, node: Any) -> Callback:
 
 
 def make_loggers(cfg: DictConfig) -> list[Any]:
-    """Build the loggers, each of which is given the whole configuration."""
+    """Build the loggers, each of which is given the whole configuration but its secrets."""
     loggers = [build(node) for node in cfg.logger.values()]
     for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger.log_hyperparams(masked_tree(OmegaConf.to_container(cfg, resolve=True)))
     return loggers

@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 from src.command_line import EXPLANATIONS
 from src.data.text_files import listing
 from src.errors import UserError
+from src.masking import masked_overrides, masked_tree
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -54,8 +55,8 @@ def wandb_logger(
 
     exported = os.environ.get("WANDB_TAGS", "").split(",")
     all_tags = dict.fromkeys([*tags, *more_tags, *filter(None, map(str.strip, exported))])
-    about |= _prepare(save_dir, about)
-    logger = WandbLogger(save_dir=save_dir, tags=list(all_tags), **about)
+    shown = masked_tree({"tags": list(all_tags)} | about)
+    logger = WandbLogger(save_dir=save_dir, **shown | _prepare(save_dir, about))
     _keep_requirements(logger.experiment)
     return logger
 
@@ -138,7 +139,13 @@ def _prepare(save_dir: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
     Path(save_dir, "wandb").mkdir(parents=True, exist_ok=True)  # otherwise W&B writes to /tmp
     # W&B would list the installed packages again for each run: most of the time that a start takes.
-    settings = wandb.Settings(silent=True, console="off", x_save_requirements=False)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        x_save_requirements=False,
+        # W&B's description of the machine has the command line in it.
+        x_disable_meta=masked_overrides(sys.argv) != sys.argv,
+    )
     return {"settings": settings, "mode": _asked_mode(about) or _automatic_mode()}
 
 

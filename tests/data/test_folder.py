@@ -250,3 +250,29 @@ def test_class_names_that_do_not_fit_are_refused(tmp_path, name, content, messag
     with pytest.raises(UserError, match=re.escape(message)) as raised:
         read(tmp_path / "images", class_names=tmp_path / name)
     assert name in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [(["a_b", "a b"], {}), (["1", "2"], {"1": "crane", "2": "crane"})]
+)
+def test_two_classes_of_one_name_are_refused(tmp_path, labels, names):
+    fill(tmp_path / "images", dict.fromkeys([*labels, "other"], 3))
+    (tmp_path / "n.json").write_text(json.dumps({"other": "other"} | names))
+    with pytest.raises(UserError, match="several classes have the same name in a prompt"):
+        read(tmp_path / "images", class_names=tmp_path / "n.json" if names else None)
+
+
+def test_a_number_of_wordnet_as_a_class_name_is_pointed_out(tmp_path, caplog):
+    fill(tmp_path, {"n01855672": 3, "n01440764": 3})
+    read(tmp_path)
+    assert "'a photo of a n01440764.' says nothing to CLIP" in caplog.text
+    assert "dataset.class_names" in caplog.text
+
+
+def test_files_that_are_left_out_are_named(tmp_path, caplog):
+    fill(tmp_path, {"a": 3, "b": 3})
+    touch(tmp_path, "a/more.jfif", "a/camera.heic", "b/.hidden")
+    dataset = read(tmp_path)
+    assert "a/more.jfif" in {item.key for items in dataset.splits.values() for item in items}
+    assert "left out: 'a/camera.heic'" in caplog.text
+    assert "hidden" not in caplog.text

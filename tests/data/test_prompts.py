@@ -71,6 +71,13 @@ def test_prompts_that_do_not_fit_the_classes_are_refused(tmp_path, content, mess
     assert "prompts.json" in str(raised.value)
 
 
+def test_two_classes_with_the_same_prompts_are_refused_unless_they_have_one_name(tmp_path):
+    same = {"cat": ["An animal."], "hot dog": ["An animal."]}
+    with pytest.raises(UserError, match="same prompts for 'hot_dog', 'cat'"):
+        read(tmp_path, same)
+    assert read(tmp_path, GOOD, ("cat", "cat")) == [GOOD["cat"]] * 2
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere: No such file.* dataset\.prompts"):
         read_prompts(str(tmp_path / "nowhere"), ["cat"])
