@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from yaml.events import AliasEvent
 
 from src.config import WITHOUT_EFFECT
 from src.errors import UserError
@@ -33,6 +34,18 @@ class Unfinished(NamedTuple):
     folder: str
     command: str
     message: str
+
+
+class Settings(NamedTuple):
+    """What a run was configured by.
+
+    Attributes:
+        all: its configuration, flattened; values as JSON, interpolations unresolved.
+        given: what was given on the command line or by its recipe.
+    """
+
+    all: dict[str, str]
+    given: dict[str, str]
 
 
 class Runs(NamedTuple):
@@ -63,17 +76,19 @@ def load(folders: Sequence[Path]) -> Runs:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: give the output folder of runs or of a sweep.")
-    found = {path.parent for folder in folders for path in folder.rglob(FILE)}
+    results = {path for folder in folders for path in folder.rglob(FILE) if path.is_file()}
+    found = {path.parent for path in results}
     jobs = {path.parent for folder in folders for path in folder.rglob(HYDRA)}
     runs, unfinished = [], []
     for folder in sorted(found, key=_natural):
         try:
-            runs.append((Result.read(folder / FILE), folder))
+            result = Result.read(folder / FILE)
+            runs.append((result, folder, Settings(_settings(folder), _given(folder))))
         except UserError as error:
             log.warning("%s", error)
             unfinished.append(Unfinished(str(folder), _command(folder), str(error)))
     runs.sort(key=lambda run: run[0].started_at)
-    rows = [_row(result, folder) for result, folder in runs]
+    rows = [_row(result, folder) for result, folder, _ in runs]
     if not rows:
         raise UserError(
             f"there is no readable {FILE} below {', '.join(map(str, folders))}: give the output "
@@ -83,7 +98,7 @@ def load(folders: Sequence[Path]) -> Runs:
     numbers = ("validation_accuracy", "published", *(metric.name for metric in METRICS))
     frame = pd.json_normalize(rows).astype(dict.fromkeys(numbers, float))
     frame["task"] = [task_of(row) for row in rows]
-    frame["label"] = _labels(frame)
+    frame["label"] = _labels(frame, [settings for *_, settings in runs])
     return Runs(frame, unfinished)
 
 
@@ -107,13 +122,13 @@ def task_of(row: Mapping[str, Any]) -> str:
     return dataset if adapted_on in {None, "", dataset} else f"{adapted_on} → {dataset}"
 
 
-def _labels(frame: pd.DataFrame) -> pd.Series:
+def _labels(frame: pd.DataFrame, runs: Sequence[Settings]) -> pd.Series:
     """Name the row of the tables that a run belongs to, so that only seeds are averaged."""
     labels = frame["method"].copy()
     ways = frame.groupby("method")["selection"].transform("nunique")
     labels[ways > 1] += " (" + frame["selection"] + ")"
     for _, group in frame.groupby(["task", "backbone", "method"]):
-        settings = _told_apart_by(group)
+        settings = _told_apart_by(group, runs)
         names = [key.rpartition(".")[2] for key in settings]
         short = names if len({*names}) == len(names) else list(settings)
         for row in group.index:
@@ -128,39 +143,37 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
     return labels
 
 
-def _told_apart_by(runs: pd.DataFrame) -> pd.DataFrame:
+def _told_apart_by(group: pd.DataFrame, runs: Sequence[Settings]) -> pd.DataFrame:
     """Find the settings in which runs of a method differ: a column each, a row per run.
 
     Configurations are compared among the runs of one version of the record. Another version of the
     code may call the same setting otherwise, so between versions only what the user gave counts.
     """
-    configs = [_differing(same_version, _settings) for _, same_version in runs.groupby("version")]
+    configs = [
+        _differing(same_version, [runs[row].all for row in same_version.index])
+        for _, same_version in group.groupby("version")
+    ]
     if len(configs) == 1:
         return configs[0]
-    given = _differing(runs, _given)
+    given = _differing(group, [runs[row].given for row in group.index])
     return given.join(pd.concat(configs).drop(columns=given.columns, errors="ignore"))
 
 
-def _differing(runs: pd.DataFrame, read: Callable[[Path], dict[str, str]]) -> pd.DataFrame:
-    settings = pd.DataFrame([read(Path(folder)) for folder in runs["folder"]], index=runs.index)
-    return settings[[key for key in settings if settings[key].nunique(dropna=False) > 1]]
+def _differing(group: pd.DataFrame, settings: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    columns = pd.DataFrame(settings, index=group.index)
+    return columns[[key for key in columns if columns[key].nunique(dropna=False) > 1]]
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    """Flatten the configuration of a run; values as JSON, interpolations unresolved."""
     job = _job(folder)
     if job is None or not (job / HYDRA / "config.yaml").is_file():
         return {}
-    leaves = _flatten(_yaml(job / HYDRA / "config.yaml"))
+    leaves = _flatten(_yaml(job / HYDRA / "config.yaml", dict))
     return {key: value for key, value in leaves.items() if _tells_apart(key)}
 
 
 def _given(folder: Path) -> dict[str, str]:
-    """Give the settings that a run was given on the command line or by its recipe."""
-    job = _job(folder)
-    if job is None or not (job / HYDRA / "overrides.yaml").is_file():
-        return {}
-    overrides = map(str, _yaml(job / HYDRA / "overrides.yaml"))
+    overrides = _overrides(folder)
     given = [override.lstrip("+~").partition("=") for override in overrides]
     groups = {folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()}
     return {key: value for key, _, value in given if key not in groups and _tells_apart(key)}
@@ -183,11 +196,19 @@ def _job(folder: Path) -> Path | None:
     return next((job for job in [folder, *folder.parents[:2]] if (job / HYDRA).is_dir()), None)
 
 
-def _command(folder: Path) -> str:
+def _overrides(folder: Path) -> list[str]:
     job = _job(folder)
     if job is None or not (job / HYDRA / "overrides.yaml").is_file():
+        return []
+    return list(map(str, _yaml(job / HYDRA / "overrides.yaml", list)))
+
+
+def _command(folder: Path) -> str:
+    try:
+        overrides = _overrides(folder)
+    except UserError:
         return ""
-    return _shell(_yaml(job / HYDRA / "overrides.yaml"))
+    return _shell(overrides) if overrides else ""
 
 
 def _read_unfinished(folder: Path) -> Unfinished:
@@ -195,10 +216,10 @@ def _read_unfinished(folder: Path) -> Unfinished:
     if (folder / FAILURE).is_file():
         try:
             told = dict(json.loads((folder / FAILURE).read_text()))
-        except (json.JSONDecodeError, TypeError, ValueError):
+        except (OSError, RecursionError, TypeError, ValueError):
             told = {"message": f"{FAILURE} is unreadable"}
     command = told.get("command") or _command(folder)
-    return Unfinished(str(folder), command, told.get("message", "no result"))
+    return Unfinished(str(folder), str(command), str(told.get("message", "no result")))
 
 
 def _sweep_command(folder: Path) -> str | None:
@@ -210,15 +231,36 @@ def _sweep_command(folder: Path) -> str | None:
 @cache
 def _read_sweep(folder: Path) -> str | None:
     """Read the command of a sweep from the `multirun.yaml` that Hydra leaves in its folder."""
-    if not (folder / "multirun.yaml").is_file():
+    path = folder / "multirun.yaml"
+    if not path.is_file():
         return None
-    return _shell(["-m", *_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]])
+    try:
+        return _shell(["-m", *_yaml(path, dict)["hydra"]["overrides"]["task"]])
+    except (UserError, KeyError, TypeError) as error:
+        log.warning("the command of the sweep in %s is not known: %r", folder, error)
+        return None
 
 
-def _yaml(path: Path) -> Any:
+def _yaml(path: Path, kind: type) -> Any:
+    """Read a YAML file; its content is of this `kind`.
+
+    Raises:
+        UserError: it cannot be read, is of another kind, or has aliases: a few lines of them stand
+            for more than a machine can hold.
+    """
     # OmegaConf takes fifteen times as long, which counts where there are hundreds of runs.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(), Loader=loader)  # noqa: S506
+    try:
+        text = path.read_text()
+        if "*" in text and any(isinstance(one, AliasEvent) for one in yaml.parse(text, loader)):
+            raise ValueError("it has aliases")
+        content = yaml.load(text, Loader=loader)  # noqa: S506
+        if not isinstance(content, kind):
+            raise TypeError(f"it is no {kind.__name__}")
+    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}.") from None
+    return content
 
 
 def _shell(arguments: Sequence[Any]) -> str:

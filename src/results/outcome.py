@@ -1,9 +1,10 @@
 """`outcome.safetensors`: a run's answer for each image, from which its figures are drawn."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ class Outcome(NamedTuple):
         named = self._asdict()
         about = {name: json.dumps(named.pop(name)) for name in ("class_names", "search_axes")}
         tensors = {name: array for name, array in named.items() if array is not None}
+        about["checksum"] = _checksum(about, tensors)
         with replacing(folder / FILE) as temporary:
             save_file(tensors, temporary, metadata=about)
 
@@ -54,14 +56,41 @@ class Outcome(NamedTuple):
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                about = {name: json.loads(text) for name, text in file.metadata().items()}
+                about = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return cls(**about, **tensors)
-        except (SafetensorError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is not the outcome of a run: {error!r}. Delete it: the report then leaves "
-                "out the figures of that run."
-            ) from None
+            if about.pop("checksum", None) not in (None, _checksum(about, tensors)):
+                raise ValueError("it does not have its checksum")
+            parts = {name: json.loads(text) for name, text in about.items()}
+            outcome = cls(**parts, **tensors)
+            outcome.check()
+        except (
+            OSError, SafetensorError, AttributeError, RecursionError, TypeError, ValueError
+        ) as error:  # fmt: skip
+            raise UserError(f"{path} is not the outcome of a run: {error!r}.") from None
+        return outcome
+
+    def check(self) -> None:
+        """Check that the parts fit together.
+
+        Raises:
+            ValueError: one does not.
+        """
+        names, classes, images = self.class_names, len(self.class_names), self.label.shape
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("class_names is no list of texts")
+        for name, array in (("label", self.label), ("prediction", self.prediction)):
+            if array.dtype != np.int64 or array.ndim != 1 or array.shape != images:
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+            if array.size and not 0 <= array.min() <= array.max() < classes:
+                raise ValueError(f"{name} is not among {classes} classes")
+        confidence = self.confidence
+        if confidence.dtype.kind != "f" or confidence.shape != images:
+            raise ValueError(f"confidence is {confidence.dtype} {list(confidence.shape)}")
+        if not ((confidence >= 0) & (confidence <= 1.0001)).all():
+            raise ValueError("confidence is not between 0 and 1")
+        axes = [list(map(float, values)) for values in self.search_axes.values()]
+        if self.search is not None and self.search.shape != tuple(map(len, axes)):
+            raise ValueError(f"search is {list(self.search.shape)}")
 
     def confusion(self) -> NDArray[np.int64]:
         """Count the images `[c, c]` of each class (row) that were taken for each class (column)."""
@@ -87,6 +116,13 @@ class Outcome(NamedTuple):
         ]
         filled = np.maximum(images, 1)
         return Reliability(images, sums[0] / filled, sums[1] / filled)
+
+
+def _checksum(about: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
 
 
 def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """A report: the figures and tables of some runs in one folder, and all of it in one HTML page."""
 
 import base64
+import logging
 import math
 import shlex
 from collections.abc import Sequence
@@ -11,11 +12,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from src.errors import UserError
 from src.files import replacing
 from src.results import formats, frame, outcome, summary
 from src.results.marks import marks
 from src.results.metrics import METRICS
 from src.results.published import describe
+
+log = logging.getLogger(__name__)
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -25,6 +29,8 @@ DETAILED = 6
 """How many runs are shown one by one, at most."""
 COMMANDS = 3
 """How many commands stand below a figure, at most."""
+HYPERPARAMETERS = "hyperparameters."
+"""What the frame's columns of a head's settings begin with."""
 SHOWN = {
     "task": "dataset", "backbone": "backbone", "label": "method", "shots": "shots", "seed": "seed",
     "selection": "selection", **{metric.name: metric.heading for metric in METRICS},
@@ -87,9 +93,9 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
     source = cells["cell"].iloc[0].source  # one for the whole report
     listed = runs.frame.assign(published=summary.published_by(runs.frame, source))
     tables = [*summary.by_dataset(cells), *summary.by_shots(cells)]
-    picked, left_out = _pick(runs.frame)
+    picked, left_out, damaged = _read_picked(runs.frame)
     curves = _curves(runs.frame, cells)
-    details = [_detail(run) for _, run in picked.iterrows()]
+    details = [_detail(run, answers) for run, answers in picked]
     figures = [*curves, *(drawn for detail in details for drawn in detail.figures)]
     page = _environment().get_template("report.html.jinja")
     files = {
@@ -107,9 +113,9 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
             notes=formats.notes(tables),
             curves=curves,
             details=details,
-            attention_drawn=picked["attention_drawn"].any(),
+            attention_drawn=any(run["attention_drawn"] for run, _ in picked),
             left_out=left_out,
-            unfinished=runs.unfinished,
+            unfinished=[*runs.unfinished, *damaged],
             frame=_listed(listed),
             published=None if source is None else describe(source),
         ),
@@ -190,6 +196,40 @@ def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
     return drawn
 
 
+def _read_picked(
+    runs: pd.DataFrame,
+) -> tuple[list[tuple[pd.Series, outcome.Outcome]], int, list[frame.Unfinished]]:
+    """Read the answers of the runs that are shown one by one.
+
+    Returns:
+        Those runs, how many more there would be, and those whose answers are damaged, in whose
+        place others are shown.
+    """
+    damaged: list[frame.Unfinished] = []
+    while True:
+        picked, left_out = _pick(runs)
+        read = []
+        for row, run in picked.iterrows():
+            try:
+                read.append((run, _read_answers(run)))
+            except UserError as error:
+                log.warning("%s The figures of that run are left out.", error)
+                why = f"{error} The run's figures are left out, its result is not."
+                damaged.append(frame.Unfinished(run["folder"], run["command"], why))
+                runs = runs.drop(index=row)
+        if len(read) == len(picked):
+            return read, left_out, damaged
+
+
+def _read_answers(run: pd.Series) -> outcome.Outcome:
+    path = Path(run["folder"], outcome.FILE)
+    answers = outcome.Outcome.read(path)
+    for axis in answers.search_axes:
+        if not _number(run.get(f"{HYPERPARAMETERS}{axis}")):
+            raise UserError(f"{path} tells of a search over {axis}, and the result does not.")
+    return answers
+
+
 def _pick(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Choose the runs that are shown one by one: for each method, the first seed at its most shots.
 
@@ -215,18 +255,17 @@ def _attention(folder: str) -> list[Path]:
     from src.results import attention
 
     drawn = Path(folder, attention.FOLDER).glob("*.png")
-    return sorted((path for path in drawn if path.stem.isdigit()), key=lambda path: int(path.stem))
+    pictures = (path for path in drawn if path.stem.isdigit() and path.is_file())
+    return sorted(pictures, key=lambda path: int(path.stem))
 
 
-def _detail(run: pd.Series) -> Detail:
+def _detail(run: pd.Series, answers: outcome.Outcome) -> Detail:
     from src.results import plots
 
-    answers = outcome.Outcome.read(Path(run["folder"], outcome.FILE))
-    prefix = "hyperparameters."
     settings = {
-        key.removeprefix(prefix): value
+        key.removeprefix(HYPERPARAMETERS): value
         for key, value in run.items()
-        if key.startswith(prefix) and _number(value)
+        if key.startswith(HYPERPARAMETERS) and _number(value)
     }
     drawings = {
         "class_accuracy.svg": ("Accuracy by class.", plots.class_accuracy(answers)),

@@ -1,6 +1,8 @@
 """`result.json`: the one record of a run, which tables and reports read."""
 
+import hashlib
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -9,11 +11,16 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.files import ROOT, write_json
 from src.results.published import OPENAI_RN50, published
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+log = logging.getLogger(__name__)
 
 FILE = "result.json"
 FAILURE = "failure.json"
@@ -126,17 +133,22 @@ class Result:
     def write(self, folder: Path) -> None:
         """Write `result.json` into `folder`, atomically."""
         at_the_top = {name: self.metrics[name] for name in AT_THE_TOP if name in self.metrics}
-        write_json(folder / FILE, at_the_top | asdict(self))
+        content = at_the_top | asdict(self)
+        write_json(folder / FILE, content | {"checksum": _checksum(content)})
 
     @classmethod
     def read(cls, path: Path) -> "Result":
         """Read one `result.json`, of this version or of an earlier one.
+
+        A record that was edited is read, and a warning says so.
 
         Raises:
             UserError: it is not the record of a run, or it is one of a later version.
         """
         try:
             content = json.loads(path.read_text())
+            if content.pop("checksum", None) not in (None, _checksum(content)):
+                log.warning("%s is not as its run wrote it: it was edited, or is damaged", path)
             version = content.setdefault("version", 1)
             if version > VERSION:
                 raise NewerRecordError(
@@ -151,11 +163,28 @@ class Result:
                     content["dataset"], content["method"], content["shots"], *OPENAI_RN50
                 )
             known = {one.name for one in fields(cls)}
-            result = cls(**{name: content[name] for name in known & content.keys()})
-            float(result.accuracy)
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not the result of a run: {error!r}.") from None
+            found = {name: content[name] for name in known & content.keys()}
+            result = _types().validate_json(json.dumps(found), strict=True)
+            if not 0 <= result.accuracy <= 100:
+                raise ValueError(f"accuracy: {result.accuracy}")
+        except (
+            OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError
+        ) as error:  # fmt: skip
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(" [type=")[0]
+            raise UserError(f"{path} is not the result of a run: {reason}.") from None
         return result
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a record's content, whatever the layout of its file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _types() -> "TypeAdapter[Result]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Result)
 
 
 @cache
