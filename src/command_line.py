@@ -103,8 +103,10 @@ def explaining() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
-    """Print one message to stderr and exit with code 2."""
-    print(f"error: {printable(masked(message))}", file=sys.stderr)
+    """Print one message to stderr and exit with code 2; no line after its first stands alone."""
+    first, *rest = printable(masked(message)).split("\n")
+    indented = [line if line.startswith("  ") else f"  {line}" for line in rest]
+    print("\n".join([f"error: {first}", *indented]), file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -1,11 +1,11 @@
 """Datasets described by CoOp's split files (Zhou et al., IJCV 2022; its DATASETS.md)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from src.data.images import SPLITS, ImageFiles, Item
+from src.data.text_files import read_json
 from src.errors import UserError
 
 
@@ -26,14 +26,7 @@ def read(root: str, images: str, split_file: str) -> ImageFiles:
             f"the dataset folder {root} is missing. Set paths.data (or DATA_ROOT) to the folder "
             "that holds it, or fetch it by `python -m src.prepare dataset=...`."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(
-            f"the split file {path} is missing. Fetch it by `python -m src.prepare dataset=...`."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the split file {path} is not JSON: {error}. Fetch it again.") from None
+    content = read_json(path, "Fetch the split file by `python -m src.prepare dataset=...`.")
     return ImageFiles(Path(root) / images, *_parse(content, path))
 
 

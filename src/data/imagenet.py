@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from src.data.images import ImageFiles, Item
-from src.data.text_files import listing
+from src.data.text_files import listing, read_file
 from src.errors import UserError
 
 CLASS_NAMES = "classnames.txt"
@@ -175,12 +175,8 @@ def _class_names(*places: Path) -> dict[str, str]:
             f"the file {' or '.join(map(str, places))} is missing: "
             "`python -m src.prepare dataset=imagenet` says where to get it."
         )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"the file {path} is not text: {error}. Fetch it again.") from None
     names: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_file(path, "Fetch it again.").splitlines(), start=1):
         wnid, _, name = line.strip().partition(" ")
         if not wnid:
             continue

@@ -168,7 +168,8 @@ def read_rows(
         except FileNotFoundError:
             raise UserError(f"the file {path} is missing. {remedy}") from None
         except OSError as error:
-            raise UserError(f"{path} is not an intact HDF5 file: {error}. {remedy}") from error
+            reason = str(error).splitlines()[0].partition("(file read failed")[0].rstrip(" (")
+            raise UserError(f"{path} is not an intact HDF5 file: {reason}. {remedy}") from error
         first = first or (file, shape[1])
         if shape[1] != first[1]:
             raise UserError(

@@ -6,11 +6,9 @@ The cache (Zhang et al., ECCV 2022, the authors' release) is a folder with `test
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from src.command_line import run_command
-from src.data.text_files import readable
+from src.data.text_files import read_json, readable
 from src.errors import UserError
 from src.files import replacing, write_json
+
+NAMES = "It must be a JSON list of names."
 
 
 def main() -> None:
@@ -123,12 +123,9 @@ def _save(path: Path, content: dict[str, Tensor]) -> None:
 
 
 def _read_names(path: Path) -> list[str]:
-    try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a JSON list of names: {error}.") from None
+    names = read_json(path, NAMES)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} is not a JSON list of names.")
+        raise UserError(f"{path} is no list of names. {NAMES}")
     return names
 
 
@@ -137,7 +134,7 @@ def _read_text(path: Path) -> Float[Tensor, "t d"]:
         return _load(path, 2)
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a NumPy array: {error}.") from None
 
 
@@ -146,8 +143,8 @@ def _load(path: Path, dimensions: int) -> Tensor:
         tensor = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise UserError(f"{path} is missing.") from None
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # A damaged file can make torch raise anything.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} does not hold a tensor and nothing else: {reason}") from None
     if not isinstance(tensor, Tensor) or tensor.ndim != dimensions:
         raise UserError(f"{path} does not hold a tensor of {dimensions} dimensions.")

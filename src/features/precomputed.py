@@ -17,11 +17,10 @@ ViT-B/32), which `raw_text` holds: the mean of the prompts' features before any 
 it is absent, `text` is taken, if it has not been normalised.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -31,9 +30,11 @@ from torch import Tensor
 
 from src.clip.crops import AnyAugmentation
 from src.data import few_shot
+from src.data.text_files import read_json
 from src.errors import UserError
 from src.features.source import Origin
 
+FORMAT = "The README describes the format."
 NORMALISED = 1e-3
 """Text features whose lengths differ from 1 by less than this have been normalised."""
 
@@ -71,7 +72,7 @@ class PrecomputedFeatures:
                 "classes.json, meta.json, text.safetensors and test.safetensors."
             )
         self.class_names = _read_classes(folder / "classes.json")
-        meta = _read_json(folder / "meta.json")
+        meta = read_json(folder / "meta.json", FORMAT)
         scale = meta.get("logit_scale") if isinstance(meta, dict) else None
         if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e6:
             raise UserError(
@@ -230,17 +231,8 @@ def _labelled(rows: Rows) -> list[Item]:
     return [Item(row, label) for row, label in enumerate(rows.tensors["label"].tolist())]
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the README describes the format.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
-
-
 def _read_classes(path: Path) -> Sequence[str]:
-    names = _read_json(path)
+    names = read_json(path, FORMAT)
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"{path} must be a list of class names, one string a class.")
     return names
@@ -260,7 +252,7 @@ def _load(path: Path, dimensions: dict[str, int | None]) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: the README describes the format.") from None
+        raise UserError(f"{path} is missing. {FORMAT}") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file: {error}.") from None
     for name, expected in dimensions.items():

@@ -16,12 +16,14 @@ from src.results.terminal import print_rows
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
 BESIDE = "In brackets: points above the accuracy published in {}."
 AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a formula begins with in a spreadsheet."""
+MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "|[]`*#"})
 # How LaTeX writes its special characters, and ours.
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"[": "{[}", "]": "{]}"}  # after a line's end, they are an argument
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     | {
         "±": r"$\pm$",
@@ -51,7 +53,7 @@ def markdown(tables: Sequence[Table]) -> str:
     lines = []
     for table in tables:
         header = ["method", *table.columns]
-        lines += [table.title, "", _line(header), _line(["---"] * len(header))]
+        lines += [_markdown(table.title), "", _line(header), _line(["---"] * len(header))]
         lines += [_line([label, *map(text, row)]) for label, row in table.rows.items()]
         lines += [""]
     return "\n".join([*lines, *(f"{note}\n" for note in notes(tables))])
@@ -64,7 +66,7 @@ def latex(tables: Sequence[Table]) -> str:
         lines += [
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{table.title.translate(LATEX)}}}",
+            rf"  \caption{{{_latex(table.title)}}}",
             rf"  \begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"    \toprule",
             f"    {_latex_line(['method', *table.columns])}",
@@ -114,8 +116,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _markdown(cell: str) -> str:
-    """Write text so that Markdown takes no part of it for HTML, a column or a line."""
-    return " ".join(escape(cell, quote=False).replace("|", "&#124;").split())
+    """Write text so that Markdown takes no part of it for HTML, a link, a column or a line."""
+    return " ".join(printable(escape(cell, quote=False)).translate(MARKDOWN).split())
 
 
 def spreadsheet(frame: pd.DataFrame) -> str:
@@ -131,9 +133,13 @@ def _latex_notes(notes: Sequence[str]) -> list[str]:
     """Put notes below a table, so that its signs reach a paper with their meaning."""
     if not notes:
         return []
-    lines = [rf"  \parbox{{\linewidth}}{{\footnotesize {note.translate(LATEX)}}}" for note in notes]
+    lines = [rf"  \parbox{{\linewidth}}{{\footnotesize {_latex(note)}}}" for note in notes]
     return [r"  \par\smallskip", *lines]
 
 
 def _latex_line(cells: Sequence[str]) -> str:
-    return rf"{' & '.join(cell.translate(LATEX) for cell in cells)} \\"
+    return rf"{' & '.join(map(_latex, cells))} \\"
+
+
+def _latex(text: str) -> str:
+    return " ".join(printable(text).split()).translate(LATEX)

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
-from yaml.events import AliasEvent
+from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from src.config import WITHOUT_EFFECT
 from src.errors import UserError
@@ -26,6 +26,8 @@ HYDRA = ".hydra"
 OWN_COLUMN = {"seed", "shots", "selection.name", "eval_dataset", "method.settings"}
 """Keys of the configuration that no label needs: a column of the frame says it already."""
 INTERPOLATION = "${"
+DEEPEST = 50
+"""How deeply a configuration may be nested."""
 
 
 class Unfinished(NamedTuple):
@@ -245,15 +247,13 @@ def _yaml(path: Path, kind: type) -> Any:
     """Read a YAML file; its content is of this `kind`.
 
     Raises:
-        UserError: it cannot be read, is of another kind, or has aliases: a few lines of them stand
-            for more than a machine can hold.
+        UserError: it cannot be read, or is of another kind.
     """
     # OmegaConf takes fifteen times as long, which counts where there are hundreds of runs.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = path.read_text()
-        if "*" in text and any(isinstance(one, AliasEvent) for one in yaml.parse(text, loader)):
-            raise ValueError("it has aliases")
+        _check_events(yaml.parse(text, loader))
         content = yaml.load(text, Loader=loader)  # noqa: S506
         if not isinstance(content, kind):
             raise TypeError(f"it is no {kind.__name__}")
@@ -261,6 +261,20 @@ def _yaml(path: Path, kind: type) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}.") from None
     return content
+
+
+def _check_events(events: Iterable[yaml.Event]) -> None:
+    """Check what would exhaust the machine when a YAML file is read.
+
+    Raises:
+        ValueError: it has aliases, a few lines of which can stand for more than memory holds; or
+            it is nested so deeply that the reader in C crashes.
+    """
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if isinstance(event, AliasEvent) or depth > DEEPEST:
+            raise ValueError("it has aliases, or is nested too deeply")
 
 
 def _shell(arguments: Sequence[Any]) -> str:

@@ -74,7 +74,7 @@ def test_text_features_are_read_as_tip_adapters_code_keeps_them_too(cache):
         (lambda c: torch.save(torch.arange(6), c / "cache/test_l.pt"), "do not belong together"),
         (lambda c: (c / "names.json").write_text('["dog"]'), "3 text features for 1 names"),
         (lambda c: (c / "names.json").write_text('["a", "b", "c"]'), "names none of the classes"),
-        (lambda c: (c / "classes.json").write_text("{"), "is not a JSON list"),
+        (lambda c: (c / "classes.json").write_text("{"), "must be a JSON list"),
         (lambda c: (c / "out").mkdir(), "exists"),
     ],
 )

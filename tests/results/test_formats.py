@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 
 import pandas as pd
 import pytest
@@ -81,9 +82,17 @@ def test_the_terminal_shows_labels_as_they_are_and_cuts_none(capsys, monkeypatch
 
 NASTY = [
     "=cmd|' /C calc'!A0", "+1", "-1+2", "@SUM(A1)", "<script>alert(1)</script>", "a|b", "a\nb",
-    "$x_1$", "\x1b[31mred", "50 % & more_", "[bold]", "\x9b2J",
+    "$x_1$", "\x1b[31mred", "50 % & more_", "[bold]", "\x9b2J", "a\n\nerror: b", "\\input{x}",
+    "![](http://host/x.png)", "# a", "`a`", "**a**", "\n=1",
 ]  # fmt: skip
 """Names that mean something else to a terminal, to Markdown, HTML, LaTeX or a spreadsheet."""
+
+
+LATEX_SPECIAL = (
+    r"\textbackslash{}", r"\textasciitilde{}", r"\textasciicircum{}", r"\textless{}",
+    r"\textgreater{}", r"\textbar{}", "{[}", "{]}", *(f"\\{c}" for c in "&%$#_{}"),
+)  # fmt: skip
+"""How the characters that LaTeX would obey are written."""
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -92,11 +101,19 @@ def test_a_name_is_only_a_name_in_every_format(name, capsys):
     lines = formats.markdown([table]).splitlines()
     (row,) = [line for line in lines if line.endswith("| 81.50 |")]
     assert row.replace("&#124;", "").count("|") == 3
-    assert "<" not in row
+    for line in lines[0], row:
+        assert not re.search(r"[<\[\]`*]|#(?!\d+;)", line)
     frame = pd.DataFrame([("tiny", name, name, 4, PLAIN)], columns=[*PLACE, "cell"])
     (cell,) = csv.DictReader(io.StringIO(formats.csv(frame)))
     assert cell["label"][0] not in "=+-@"
     assert cell["label"].removeprefix("'") == name
+    latex = formats.latex([table])
+    assert latex.count("\n") == formats.latex([table._replace(title="t")]).count("\n")
+    for cell in re.findall(r"caption\{(.*)\}$|^    (.*) & 81.50 ", latex, re.MULTILINE):
+        text = "".join(cell)
+        for special in LATEX_SPECIAL:
+            text = text.replace(special, "")
+        assert not {*text} & {*"&%$#_{}\\~^[]<>|"}
     formats.show([table])
     printed = capsys.readouterr().out
     assert not {*printed} & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}

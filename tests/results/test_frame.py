@@ -156,6 +156,27 @@ def test_unfinished_jobs_are_listed_with_what_is_known(tmp_path, caplog):
     assert "3/result.json is not the result of a run" in caplog.text
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize("content", [BOMB, "[" * 100_000, "- " * 100_000, "a: b: c", "3", "\xff"])
+@pytest.mark.parametrize("name", ["config", "overrides"])
+def test_a_run_whose_configuration_is_damaged_is_left_out_and_named(
+    tmp_path, caplog, name, content
+):
+    for seed in (1, 2):
+        run(tmp_path / str(seed), seed=seed)
+    (tmp_path / f"2/.hydra/{name}.yaml").write_text(content, encoding="latin1")
+    runs = load([tmp_path])
+    assert list(runs.frame["seed"]) == [1]
+    assert [unfinished.folder for unfinished in runs.unfinished] == [str(tmp_path / "2")]
+    assert f"{name}.yaml cannot be read" in runs.unfinished[0].message
+    assert f"{name}.yaml cannot be read" in caplog.text
+
+
 def test_the_command_of_a_sweep_stands_for_its_runs(tmp_path):
     run(tmp_path / "sweep/0")
     run(tmp_path / "single")

@@ -10,6 +10,7 @@ from src.results import page, plots
 from src.results.metrics import METRICS
 from src.results.outcome import Outcome
 from tests.results import VERSION_1, test_record
+from tests.results.test_formats import NASTY
 
 
 def made_up(folder, classes=5, **changes):
@@ -177,3 +178,44 @@ def test_a_report_on_records_of_version_1_leaves_what_they_lack_out(tmp_path):
     for absent in ("NLL", "settings from", "nan"):
         assert absent not in listed
     assert (tmp_path / "table.md").read_text() == (VERSION_1 / "report/table.md").read_text()
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_name_is_only_a_name_in_the_page_and_its_figures(tmp_path, name):
+    tags = []
+    for number, written in enumerate(["plain", name]):
+        folder = tmp_path / str(number)
+        made_up(folder, 2, dataset=written, method=written, command=written, backbone=written)
+        outcome = Outcome.read(folder / "outcome.safetensors")
+        outcome._replace(class_names=[written, "other"]).write(folder)
+        tags.append(re.findall("<[a-z/]+", page.write_report([folder], folder / "r").read_text()))
+        assert {path.parent for path in folder.glob("r/**/*.svg")} == {folder / "r/figures"}
+    assert tags[0] == tags[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": np.full(300, 5)},
+        {"label": np.full(300, -1)},
+        {"prediction": np.zeros(299, np.int64)},
+        {"confidence": np.full(300, np.nan, np.float32)},
+        {"label": np.zeros(300)},
+        {"class_names": ["a", 3]},
+        {"class_names": "ab"},
+        {"search": np.ones((2, 3), np.float32), "search_axes": {"beta": [1], "alpha": [1, 2]}},
+        {"search": np.ones((1, 2), np.float32), "search_axes": {"none": [1], "such": [1, 2]}},
+    ],
+    ids=str,
+)
+def test_answers_that_cannot_be_read_are_left_out_and_named(tmp_path, caplog, changes):
+    for number, method in enumerate(["good", "bad"]):
+        made_up(tmp_path / str(number), method=method)
+    path = tmp_path / "1/outcome.safetensors"
+    Outcome.read(path)._replace(**changes).write(tmp_path / "1")
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    assert str(path) in caplog.text
+    assert str(path) in text.split("<h2>Left out</h2>")[1]
+    assert "<b>digits, tiny: good, shots=0</b>" in text
+    assert "<b>digits, tiny: bad, shots=0</b>" not in text
+    assert text.count("<td>bad</td>") == 1, "its result is in the list of all runs"
