@@ -24,6 +24,7 @@ UNWRITABLE = {
     errno.EPERM,
     errno.EROFS,
 }
+UNUSABLE = {errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
 
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 """All of them but tab and newline."""
@@ -48,6 +49,7 @@ def run_command(main: Callable[[], None]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
+    logging.raiseExceptions = False  # on a full disk, each line of a log would be a traceback
     try:
         try:
             with explaining():
@@ -129,4 +131,6 @@ def explain(error: Exception) -> str | None:
             return str(error)
         case OSError(errno=number, filename=str(name)) if number in UNWRITABLE:
             return f"cannot write {name}: {error.strerror}. Choose another folder or free it."
+        case OSError(errno=number, filename=str(name)) if number in UNUSABLE:
+            return f"cannot use {name}: {error.strerror}. Choose another file or folder."
     return next((message for each in EXPLANATIONS if (message := each(error))), None)

@@ -1,15 +1,21 @@
 """Writing files so that a reader never sees half of one, and by which process."""
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from src.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "conf"
+ROOM_BYTES = 1 << 16
+"""A disk with less room than that is full: a file may have failed that needed more than is left."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Where Lightning looks for the rank of a process in a distributed run."""
 
@@ -37,6 +43,40 @@ def replacing(path: Path, flushed: bool = True) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(*folders: Path) -> Iterator[None]:
+    """Say which disk is full, where a library's exception does not.
+
+    Args:
+        folders: those that are written into, beside the one for temporary files.
+
+    Raises:
+        UserError: there is no room on one of their disks, and something failed for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        places = [*folders, Path(tempfile.gettempdir())]
+        full = [str(folder) for folder in places if not _has_room(folder)] or map(str, folders)
+        raise UserError(
+            f"no space is left on the disk of {' or '.join(dict.fromkeys(full))}: free some, or "
+            "choose another folder (hydra.run.dir or hydra.sweep.dir, paths.features, TMPDIR)."
+        ) from error
+
+
+def _has_room(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free >= ROOM_BYTES
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left" in str(error)
 
 
 def flush(path: Path) -> None:

@@ -3,12 +3,14 @@
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 MASK = "***"
 
 _NAME = (
-    "(?:pass(?:word|wd|phrase)|pwd|secret|token|(?:api|access|private|secret)[_-]?key|credentials?)"
+    "(?:pass(?:word|wd|phrase)|(?<=[_.-])pwd|secret|token|credentials?"
+    "|(?:api|access|private|secret)[_-]?key)"
 )
 _SECRET_KEY = re.compile(rf"{_NAME}$", re.IGNORECASE)
 _PATTERNS = [
@@ -32,11 +34,12 @@ _LEAST_CHARACTERS = 6
 def masked(text: str) -> str:
     """Write `***` for passwords in URLs, values of keys such as `token`, and well-known forms.
 
-    The values of environment variables with such names are looked for everywhere.
+    The values of environment variables with such names are looked for everywhere, unless they are
+    paths.
     """
     for name, value in os.environ.items():
-        if _SECRET_KEY.search(name) and len(value) >= _LEAST_CHARACTERS:
-            text = text.replace(value, MASK)
+        if _SECRET_KEY.search(name) and len(value) >= _LEAST_CHARACTERS and value in text:
+            text = text if Path(value).exists() else text.replace(value, MASK)
     for pattern, written in _PATTERNS:
         text = pattern.sub(written, text)
     return text

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from src.command_line import explaining, run_command
 from src.config import arrange, as_lists
-from src.files import CONFIG_DIR
+from src.files import CONFIG_DIR, naming_full_disk
 from src.job import sweep
 from src.job.folder import claim, keep_configuration, warn_of_another
 from src.job.job import run, sweeping
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float | None:
         return sweep.run_job(cfg, run)
     with explaining():  # before Hydra adds words of its own
         folder = Path(cfg.paths.output)
-        with claim(folder, "hydra.run.dir"):
+        with naming_full_disk(folder, Path(cfg.paths.features)), claim(folder, "hydra.run.dir"):
             warn_of_another(cfg, folder)
             keep_configuration(cfg, folder)
             return run(cfg)

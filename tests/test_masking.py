@@ -54,6 +54,18 @@ def test_a_secret_is_nowhere_in_what_runs_leave_and_say(tmp_path, multirun):
     assert "HF_TOKEN" in command, "what names a secret is none"
 
 
+def test_without_any_nothing_is_said_or_changed(tmp_path):
+    key = tmp_path / "key.json"
+    key.touch()
+    done = run(
+        "src.run", "method=zero_shot", f"name={key}", "logger=csv", *below(tmp_path),
+        GOOGLE_APPLICATION_CREDENTIALS=str(key),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "secret" not in done.stdout
+    assert not [path for path in tmp_path.rglob("*.yaml") if "***" in path.read_text()]
+
+
 def test_a_sweep_that_does_not_begin_leaves_no_secret(tmp_path):
     done = run("src.run", "-m", "method=calip,nonsense", *below(tmp_path), *typed()[:3])
     assert done.returncode == 2

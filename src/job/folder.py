@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from src.config import config_hash
 from src.errors import UserError
@@ -84,10 +85,15 @@ def keep_configuration(cfg: DictConfig, folder: Path) -> None:
 def mask_sweep_configuration(sweep: Path) -> None:
     """Hide secrets in the record of a sweep, which Hydra writes before its first job."""
     path = sweep / "multirun.yaml"
-    with suppress(FileNotFoundError):
+    try:
         found = OmegaConf.load(path)
-        if (content := OmegaConf.to_container(found)) != masked_tree(content):
-            _write_masked(found, path)
+    except FileNotFoundError:
+        return
+    except YAMLError:  # the disk is full, and half of it is of no use
+        path.unlink()
+        return
+    if (content := OmegaConf.to_container(found)) != masked_tree(content):
+        _write_masked(found, path)
 
 
 def _write_masked(part: Any, path: Path) -> bool:

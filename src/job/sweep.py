@@ -5,6 +5,7 @@ the same folder finds what it has done. `jobs.jsonl` says how far the sweep is: 
 what was started, and each further line names a job that ended, in whatever process.
 """
 
+import errno
 import json
 import logging
 import os
@@ -30,10 +31,10 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.command_line import explain, explaining, fail
+from src.command_line import EXPLANATIONS, explain, explaining, fail
 from src.config import config_hash, rerun_command, run_group
 from src.errors import UserError
-from src.files import ROOT, replacing, write_json
+from src.files import ROOT, naming_full_disk, replacing, write_json
 from src.job.earlier import finished_earlier
 from src.job.folder import (
     CONFIGURATION,
@@ -137,6 +138,16 @@ class Start(Callback):
         Journal(folder).start(Started(jobs, time.time(), command, group))
 
 
+def _explain(error: Exception) -> str | None:
+    """Explain what happens where Hydra itself writes into the folder of a sweep."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left on the disk of {Start.folder or 'the outputs'}: free some."
+    return None
+
+
+EXPLANATIONS.append(_explain)
+
+
 def _check_recipes(overrides: Sequence[Override]) -> None:
     """Refuse to sweep over recipes that are sweeps themselves: Hydra would run none of their jobs.
 
@@ -213,7 +224,8 @@ def _run_unless_done(
     keep_configuration(cfg, folder)
     cfg.group = _journal().read()[0].group
     try:
-        accuracy = run(cfg)
+        with naming_full_disk(folder, Path(cfg.paths.features)):
+            accuracy = run(cfg)
     except Exception as error:
         message = explain(error)
         if message is None:
@@ -325,6 +337,11 @@ def _end() -> None:
     folder = Start.folder
     if folder is None:
         return
+    with naming_full_disk(folder):
+        _present(folder)
+
+
+def _present(folder: Path) -> None:
     try:
         started, jobs = Journal(folder).read()
     except FileNotFoundError:
