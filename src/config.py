@@ -7,9 +7,10 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, cast
 
 from hydra import compose as hydra_compose
@@ -24,7 +25,7 @@ from hydra.errors import (
 )
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.command_line import EXPLANATIONS, explain
 from src.errors import UserError, require_integer
@@ -38,6 +39,20 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 """Parts of the configuration that no metric depends on."""
 
+
+KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("force", "save_predictions"), bool),
+    **dict.fromkeys(("method.support.horizontal_flip",), bool | NoneType),
+    **dict.fromkeys(("group", "name", "ckpt_path"), str | NoneType),
+    **dict.fromkeys(("paths.data", "paths.features", "paths.output"), str),
+}
+"""The types of settings that no class checks; null is one that is not there."""
+WORDS = {
+    bool: "true or false",
+    bool | NoneType: "true or false",
+    str: "text",
+    str | NoneType: "text",
+}
 
 WITH_VALUE = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
@@ -148,11 +163,19 @@ def validate(cfg: DictConfig) -> None:
             is out of range, `dataset.name` or one of `tags` is no text, `backbone.name` belongs to
             another backbone, or `on_bad_image` is neither `stop` nor `skip`.
     """
+    if missing := sorted(_known_keys() - {"hydra", *map(str, cfg)}):
+        raise UserError(f"the configuration lacks {missing[0]}: leave ~{missing[0]} out.")
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key
         raise UserError(f"{key} has no value: give `{key}=...` on the command line.") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
+    for key, kind in KINDS.items():
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, kind):
+            raise UserError(f"{key}={value} is of the wrong type: give {WORDS[kind]}.")
     if not isinstance(cfg.dataset.name, str):
         raise UserError(
             f"dataset.name={cfg.dataset.name} is not text: quote it, as 'dataset.name=\"mine\"'."
@@ -165,6 +188,7 @@ def validate(cfg: DictConfig) -> None:
     )  # fmt: skip
     for key in keys:
         require_integer(key, OmegaConf.select(cfg, key, default=1), least=1)
+    _check_selection(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise UserError(f"the checkpoint ckpt_path={cfg.ckpt_path} is missing.")
     if unknown := [str(key) for key in cfg if key not in _known_keys()]:
@@ -178,6 +202,18 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(
             f"on_bad_image={cfg.on_bad_image} is neither stop nor skip: choose one of them."
         )
+
+
+def _check_selection(cfg: DictConfig) -> None:
+    names = sorted(path.stem for path in (CONFIG_DIR / "selection").glob("*.yaml"))
+    name, search = cfg.selection.name, cfg.selection.search
+    if name not in names or (name == "fixed") != (search is None):
+        raise UserError(
+            f"selection.name={name} with selection.search={search} is no way of selection: choose "
+            f"selection={' or '.join(names)}."
+        )
+    if search not in (None, "exact", "grid"):
+        raise UserError(f"selection.search={search} is unknown: give exact or grid.")
 
 
 @cache
@@ -233,6 +269,9 @@ def _explain(error: Exception) -> str | None:
     match error:
         case MissingConfigException():
             return _unknown_choice(error)
+        case InstantiationException(__cause__=ImportError()):
+            place, _, key = str(error).partition("full_key: ")
+            return f"{key.strip()}: {place.partition(', set env')[0]}. Correct its _target_."
         case InstantiationException(__cause__=Exception() as cause):
             return explain(cause)
         case HydraException():

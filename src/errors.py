@@ -9,11 +9,17 @@ class UserError(Exception):
     """
 
 
+LARGEST = 2**32 - 1
+"""The largest integer that random number generators take as a seed."""
+
+
 def require_integer(setting: str, value: object, least: int) -> None:
-    """Refuse a setting that is not an integer, or less than `least`.
+    """Refuse a setting that is not an integer, or not from `least` to `LARGEST`.
 
     Raises:
         UserError: it is not; the message names the setting.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{setting}={value} is not an integer from {least} up: give one.")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
+        raise UserError(
+            f"{setting}={value} is not an integer from {least} up (to {LARGEST}): give one."
+        )

@@ -12,6 +12,7 @@ _NAME = (
     "(?:pass(?:word|wd|phrase)|(?<=[_.-])pwd|secret|token|credentials?"
     "|(?:api|access|private|secret)[_-]?key)"
 )
+_VALUE = r"(?!\$\{)[^\s'\",}\])&]+"
 _SECRET_KEY = re.compile(rf"{_NAME}$", re.IGNORECASE)
 _PATTERNS = [
     (re.compile(pattern, re.IGNORECASE), written)
@@ -21,7 +22,8 @@ _PATTERNS = [
         (r"([?&][\w.-]*(?:token|secret|passw|signature|sig|key|credential)[\w.-]*=)[^&\s'\"#]+",
          rf"\1{MASK}"),
         # token=..., {token: ...}; what is only the name of a variable, ${oc.env:TOKEN}, stays
-        (rf"({_NAME}['\"]?\s*[=:]\s*['\"]?)(?!\$\{{|\s)[^\s'\",}}\])&]+", rf"\1{MASK}"),
+        (rf"({_NAME}\s*=\s*['\"]?){_VALUE}", rf"\1{MASK}"),
+        (rf"([{{,]\s*['\"]?[\w.-]*{_NAME}['\"]?\s*:\s*['\"]?){_VALUE}", rf"\1{MASK}"),
         # the forms of well-known services' keys
         (r"\b(?:hf_|gh[a-z]_|github_pat_|glpat-|sk-|xox[a-z]-|AKIA|wandb_v\d_)[\w-]{16,}", MASK),
         (r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+", MASK),

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torchvision.transforms import Compose
 
+from src.data.text_files import read_json
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,9 @@ def load_model(
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     checkpoint = _checkpoint(architecture, pretrained)
-    if not architecture.startswith(LOCAL_DIR):
+    if architecture.startswith(LOCAL_DIR):
+        _check_trust(Path(architecture.removeprefix(LOCAL_DIR)) / CONFIG_NAME)
+    else:
         _check_architecture(architecture)
     openai_archive = checkpoint is not None and _is_openai_archive(architecture, checkpoint)
     tag = "openai" if openai_archive else pretrained if checkpoint is None else None
@@ -127,6 +130,31 @@ def _check_architecture(architecture: str) -> None:
             + (f"Near it: {', '.join(near)}. " if near else "")
             + f"A folder of your own is {LOCAL_DIR}/path/to/folder."
         )
+
+
+def _check_trust(path: Path) -> None:
+    """Refuse a model's description that would have code run which came with it.
+
+    Raises:
+        UserError: it would, or it cannot be read.
+    """
+    content = read_json(path, "Put an intact copy there.")
+    if isinstance(content, dict) and any(
+        key == "trust_remote_code" and value for key, value in _items(content)
+    ):
+        raise UserError(
+            f"{path} wants trust_remote_code, which lets a model's own code run here: remove it, "
+            "or choose another backbone."
+        )
+
+
+def _items(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Go through the keys and values of nested dicts and lists."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in pairs:
+        yield key, value
+        if isinstance(value, dict | list):
+            yield from _items(value)
 
 
 def _is_openai_archive(architecture: str, checkpoint: Path) -> bool:

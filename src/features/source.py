@@ -240,13 +240,13 @@ class ImageFeatures:
         keys = [
             self._key(split, fingerprint, features, augmentation) for features in _holding(inputs)
         ]
-        for key in keys:
-            entry = self._store.open(key)
-            if entry is not None:
-                break
-        else:
-            self._extract(keys[-1], items, augmentation)
-            entry = self._existing(keys[-1])
+        *larger, smallest = keys
+        entry = next(filter(None, map(self._store.open, keys)), None)
+        # Where another process extracts more, its entry is worth waiting for.
+        entry = entry or next(filter(None, map(self._store.open_written, larger)), None)
+        if entry is None:
+            self._extract(smallest, items, augmentation)
+            entry = self._existing(smallest)
         return self._without_damaged(entry, items)
 
     def _without_damaged(self, entry: FeatureEntry, items: Sequence[Item]) -> Features:

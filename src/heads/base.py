@@ -16,6 +16,7 @@ attribute of that name. Nothing that exists changes.
 """
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, runtime_checkable
@@ -222,7 +223,10 @@ def _do_not_miss_frozen(head: Any, incompatible: Any) -> None:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Say whether a value from YAML has the annotated type; an int is accepted for a float."""
+    """Say whether a value from YAML has the annotated type.
+
+    An int is accepted for a float; NaN and infinity are accepted for none.
+    """
     if get_origin(annotation) is UnionType:
         return any(_fits(value, one) for one in get_args(annotation))
     if annotation is None or annotation is NoneType:
@@ -231,7 +235,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, bool)
     if annotation in (int, float):
         kinds = (int,) if annotation is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool)
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
     return annotation is not str or isinstance(value, str)
 
 

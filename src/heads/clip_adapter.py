@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from src.errors import UserError
 from src.heads.base import Head
 
 REDUCTION = 4
@@ -28,8 +29,14 @@ class ClipAdapter(Head):
     def __init__(
         self, text: Float[Tensor, "c d"], logit_scale: float, residual_ratio: float
     ) -> None:
-        """Draw the adapter's weights. `residual_ratio` is from 0 (plain CLIP) to 1."""
+        """Draw the adapter's weights.
+
+        Raises:
+            UserError: `residual_ratio` is not from 0 (plain CLIP) to 1.
+        """
         super().__init__()
+        if not 0 <= residual_ratio <= 1:
+            raise UserError(f"method.head.residual_ratio={residual_ratio} is not from 0 to 1.")
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.residual_ratio = residual_ratio

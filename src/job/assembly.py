@@ -17,7 +17,7 @@ from src.config import build, searches_views, selection_of
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_prompts
 from src.data.text_files import listing
-from src.errors import UserError
+from src.errors import UserError, require_integer
 from src.features.datamodule import FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
@@ -49,9 +49,17 @@ def check_method(cfg: DictConfig) -> None:
         UserError: a setting of the head or of the support set is unknown, or one of the head is
             missing or of the wrong type; or the training cannot be built.
     """
-    check(get_class(cfg.method.head._target_), _settings(cfg))
+    try:
+        head_class = get_class(cfg.method.head._target_)
+    except (ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise UserError(f"method.head: {reason}. Correct its _target_.") from None
+    check(head_class, _settings(cfg))
     _check_training(cfg)
     support = cfg.method.support or {}
+    for name in ("crops", "copies"):
+        if support.get(name) is not None:
+            require_integer(f"method.support.{name}", support[name], least=1)
     if unknown := [name for name in support if name not in SUPPORT]:
         raise UserError(
             f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "

@@ -65,7 +65,7 @@ class Trained(Method):
     with the best validation accuracy; never what is best on the test split.
 
     Raises:
-        UserError: during training, if the loss is not finite.
+        UserError: `keep` is unknown; or during training, if the loss is not finite.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class Trained(Method):
         searches: Sequence[Search | ViewSearch] = (),
     ) -> None:
         super().__init__(head, metrics, keep_predictions, searches)
+        if keep not in ("last", "best"):
+            raise UserError(f"method.module.keep={keep} is unknown: give last or best.")
         self.optimizer, self.schedule, self.keep = optimizer, schedule, keep
         self.validation_accuracy = MeanMetric()
         self._best: tuple[float, dict[str, Tensor]] | None = None

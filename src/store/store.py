@@ -49,6 +49,14 @@ class FeatureStore:
             logger.warning("%s; it will be made again", damage)
             return None
 
+    def open_written(self, key: Mapping[str, Any]) -> FeatureEntry | None:
+        """As `open`; if a process is writing the entry, wait until it has ended."""
+        folder = self._folder(key)
+        if not Path(_lock(folder).lock_file).exists():
+            return None
+        with _locked(folder):
+            return self.open(key)
+
     @contextmanager
     def writing(
         self,
@@ -77,6 +85,8 @@ class FeatureStore:
             raise ValueError(f"rows={rows} and rows_per_shard={rows_per_shard} must be positive")
         folder = self._folder(key)
         leader = leads()
+        if leader:
+            folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) if leader else nullcontext():
             entry = None
             with suppress(DamageError):
@@ -135,7 +145,6 @@ def _lock(folder: Path) -> FileLock:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
     try:
         lock.acquire(blocking=False)

@@ -391,7 +391,7 @@ def test_a_local_folder_must_be_complete_and_needs_no_tag(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="always loads the weights in its folder"):
         FrozenClip.load(name, "openai")
     (folder / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 8')
-    with pytest.raises(UserError, match=r"open_clip_config.json does not describe a model"):
+    with pytest.raises(UserError, match=r"open_clip_config.json .*must describe a model"):
         FrozenClip.load(name, None)
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": config(VIT | {"pach_size": 8})})
@@ -547,3 +547,14 @@ def test_every_backbone_names_an_architecture_with_the_right_gelu(name: str) -> 
         gelu = open_clip.get_model_config(backbone["architecture"])["quick_gelu"]
         tag = open_clip.get_pretrained_cfg(backbone["architecture"], backbone["pretrained"])
         assert gelu is True is tag["quick_gelu"]
+
+
+@pytest.mark.parametrize("place", ["tokenizer_kwargs", "hf_model_config"])
+def test_a_local_folder_that_wants_its_own_code_run_is_refused(tmp_path: Path, place: str) -> None:
+    write_folder(tmp_path / "own", "small-resnet")
+    path = tmp_path / "own/open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["text_cfg"][place] = {"list": [{"trust_remote_code": True}]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"open_clip_config\.json wants trust_remote_code"):
+        FrozenClip.load(f"local-dir:{tmp_path}/own", None)

@@ -3,6 +3,9 @@ import json
 import logging
 import multiprocessing
 import shutil
+import threading
+import time
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -78,6 +81,25 @@ def test_workers_start_where_joblib_has_put_its_own_way_to_start_them(source):
 def test_features_with_spatial_ones_serve_whoever_needs_the_global_ones(source):
     both = source.split("test", inputs=BOTH)
     assert source.split("test", inputs=["global"]).path == both.path
+
+
+def test_who_needs_global_features_waits_for_a_process_that_extracts_more(make, monkeypatch):
+    found = []
+    other = threading.Thread(target=lambda: found.append(make().split("test", ["global"])))
+    writing = FeatureStore.writing
+
+    @contextmanager
+    def writing_beside(*arguments):
+        with writing(*arguments) as writer:
+            other.start()
+            time.sleep(0.3)
+            assert not found
+            yield writer
+
+    monkeypatch.setattr(FeatureStore, "writing", writing_beside)
+    both = make().split("test", BOTH)
+    other.join()
+    assert [features.path for features in found] == [both.path]
 
 
 def test_text_is_kept_with_its_length_and_its_logit_scale(make, monkeypatch):

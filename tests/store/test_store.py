@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -427,6 +429,27 @@ def test_a_manifest_of_an_earlier_version_is_checked_whole_once(store):
     path.write_text(json.dumps(manifest))
     assert store.open(KEY) is not None
     assert "sha256" in json.loads(path.read_text())
+
+
+def test_an_entry_that_is_being_written_can_be_waited_for(store):
+    assert store.open_written(KEY) is None
+    assert not store.root.exists(), "nothing is made by asking"
+    begun = threading.Event()
+
+    def write() -> None:
+        with store.writing(KEY, ROWS, STEP) as writer:
+            begun.set()
+            time.sleep(0.3)
+            for shard in writer.pending:
+                writer.write(shard, features(writer.rows_of(shard)))
+            writer.finish()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun.wait()
+    assert store.open(KEY) is None
+    assert torch.equal(store.open_written(KEY).tensor("label"), features(range(ROWS))["label"])
+    writer.join()
 
 
 WRONG_KINDS = {
