@@ -67,6 +67,18 @@ def test_every_dataset_is_described_completely(name):
         assert set(dataset.totals) == {"classes", *replica.SPLITS}
 
 
+def test_coops_split_files_come_from_one_commit():
+    urls = [
+        str(entry.url)
+        for name in replica.DATASETS
+        for entry in composed(name).get("downloads") or []
+        if "split_zhou" in entry.url
+    ]
+    assert len(urls) == 8, "that of Stanford Cars comes within its archive"
+    (place,) = {url.rpartition("/")[0] for url in urls}
+    assert re.search("/[0-9a-f]{40}/", place)
+
+
 @pytest.mark.parametrize("name", replica.DATASETS)
 def test_the_known_totals_agree_with_each_other(name):
     dataset = composed(name)

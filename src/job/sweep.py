@@ -8,6 +8,7 @@ what was started, and each further line names a job that ended, in whatever proc
 import errno
 import json
 import logging
+import multiprocessing
 import os
 import re
 import shlex
@@ -202,7 +203,8 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
 @cache
 def _end_with_parent() -> None:
     """End this process when the one that started it is gone; launchers do not see to that."""
-    parent = os.getppid()
+    starter = multiprocessing.parent_process()  # None where another program started this one
+    parent = os.getppid() if starter is None else starter.pid
 
     def watch() -> None:
         while os.getppid() == parent:

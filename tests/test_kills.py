@@ -1,0 +1,78 @@
+"""Sixty kills at random moments: the right exit code each time, and in the end the same results."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import replica
+from tests.cli import below, finish, start
+
+KILLS = 15
+"""Of each command below: four of them make sixty."""
+LATEST_S = 6.0
+"""A kill comes at most so long after the command has taken its folder."""
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+COMMANDS = {
+    "extraction": ("method=calip", "dataset=dtd", *replica.TINY, "backbone.batch_size=1"),
+    "fit": ("method=coop", "shots=1", "method.training.epochs=40", "selection=fixed"),
+    "sweep": ("-m", "method=zero_shot,tip_adapter_f,coop", "shots=1,2", "selection=fixed"),
+    "joblib": ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+               "method=zero_shot,tip_adapter_f,coop", "shots=1,2", "selection=fixed"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    replica.dtd(folder, per_class=60)
+    return folder
+
+
+def command(folder: Path, data: Path, name: str) -> list[str]:
+    own = [one for one in below(folder) if not one.startswith("paths.data")]
+    return [*COMMANDS[name], *own, f"paths.data={data}", "logger=csv"]
+
+
+def accuracies(folder: Path) -> dict[str, dict[str, float]]:
+    return {
+        str(path.parent.relative_to(folder)): json.loads(path.read_text())["metrics"]
+        for path in folder.rglob("result.json")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_at_random_moments_a_command_ends_as_if_undisturbed(tmp_path, data, name):
+    undisturbed = finish(start("src.run", *command(tmp_path / "one", data, name)))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    generator = random.Random(name)
+    killed = 0
+    for number in range(KILLS):
+        sent = SIGNALS[number % len(SIGNALS)]
+        process = start("src.run", *command(tmp_path / "two", data, name))
+        # Before the command has its folder, Python itself is being loaded.
+        own = [tmp_path / "two/output" / file for file in ("run.log", "jobs.jsonl")]
+        begun = time.time()
+        while process.poll() is None and not any(
+            file.exists() and file.stat().st_mtime >= begun for file in own
+        ):
+            time.sleep(0.01)
+        time.sleep(LATEST_S * generator.random() ** 2)
+        os.kill(process.pid, sent)
+        done = finish(process)
+        # A process that a signal itself ends, as while Python shuts down, has the code minus n in
+        # Python and 128 + n in a shell.
+        assert done.returncode in {0, 128 + sent, -sent}, done.stderr
+        # Within an object's __del__, Python itself prints the interrupt and goes on.
+        assert "Traceback" not in done.stderr or "Exception ignored in" in done.stderr
+        killed += done.returncode != 0
+    assert killed >= KILLS // 2, "most kills must have met the command at work"
+    done = finish(start("src.run", *command(tmp_path / "two", data, name)))
+    assert done.returncode == 0, done.stderr
+    assert accuracies(tmp_path / "two") == accuracies(tmp_path / "one")
+    assert not list((tmp_path / "two").rglob(".*.safetensors")), "no temporary file is left"
