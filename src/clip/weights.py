@@ -5,6 +5,7 @@ identity of the weights (`weights_id`) and nothing else.
 """
 
 import hashlib
+import json
 import logging
 import textwrap
 import warnings
@@ -18,7 +19,6 @@ import torch
 from torch import nn
 from torchvision.transforms import Compose
 
-from src.data.text_files import read_json
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -136,12 +136,13 @@ def _check_trust(path: Path) -> None:
     """Refuse a model's description that would have code run which came with it.
 
     Raises:
-        UserError: it would, or it cannot be read.
+        UserError: it would.
     """
-    content = read_json(path, "Put an intact copy there.")
-    if isinstance(content, dict) and any(
-        key == "trust_remote_code" and value for key, value in _items(content)
-    ):
+    try:
+        content = [json.loads(path.read_text())]
+    except (OSError, ValueError, RecursionError):
+        return  # open_clip cannot read it either, and that is told
+    if any(key == "trust_remote_code" and value for key, value in _items(content)):
         raise UserError(
             f"{path} wants trust_remote_code, which lets a model's own code run here: remove it, "
             "or choose another backbone."

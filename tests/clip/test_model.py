@@ -391,7 +391,7 @@ def test_a_local_folder_must_be_complete_and_needs_no_tag(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="always loads the weights in its folder"):
         FrozenClip.load(name, "openai")
     (folder / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 8')
-    with pytest.raises(UserError, match=r"open_clip_config.json .*must describe a model"):
+    with pytest.raises(UserError, match=r"open_clip_config.json does not describe a model"):
         FrozenClip.load(name, None)
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": config(VIT | {"pach_size": 8})})
