@@ -17,6 +17,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -61,6 +62,10 @@ WITH_VALUE = {
 """Hydra's options that a value follows."""
 
 
+WITHOUT_VALIDATION = {"fixed", "validation_free"}
+"""Ways of selection that look at no labelled image beside the support set."""
+
+
 def config_hash(cfg: DictConfig) -> str:
     """Hash the parts of a configuration that can change what a run finds.
 
@@ -69,7 +74,11 @@ def config_hash(cfg: DictConfig) -> str:
     of a checkpoint, they are its own, as the method's settings are.
     """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
-    relevant["method"].pop("settings", None)
+    for described in ("settings", "about"):
+        relevant["method"].pop(described, None)
+    for added in ("descriptors", "waffle"):
+        if relevant["dataset"].get(added) is None:
+            relevant["dataset"].pop(added, None)
     if not relevant["callbacks"]:
         del relevant["callbacks"]  # runs from before there were any keep their name
     if cfg.ckpt_path is not None:
@@ -92,13 +101,30 @@ def draws_images(cfg: DictConfig) -> bool:
 
 
 def selection_of(cfg: DictConfig) -> str:
-    """Name what settings are chosen on; `fixed` where the method has nothing to choose."""
+    """Name what settings are chosen on; `fixed` where the method has nothing to choose.
+
+    `validation_free` is a protocol, which a method follows whether it could choose or not.
+    """
+    if cfg.selection.name == "validation_free":
+        return "validation_free"
     chooses = (
         cfg.method.search is not None
         or cfg.method.module.get("keep") == "best"
         or searches_views(cfg)
     )
     return str(cfg.selection.name) if chooses else "fixed"
+
+
+PROMPTS = ("prompts", "descriptors", "waffle")
+"""What `dataset` may name in place of its templates."""
+
+
+def has_other_prompts(cfg: DictConfig) -> bool:
+    """Say whether a run has other prompts than the dataset's own."""
+    if any(cfg.dataset.get(name) is not None for name in PROMPTS):
+        return True
+    given: Any = OmegaConf.to_container(cast(DictConfig, HydraConfig.get()).overrides.task)
+    return any(one.lstrip("+").startswith("dataset.templates") for one in given)
 
 
 def searches_views(cfg: DictConfig) -> bool:
@@ -181,14 +207,9 @@ def validate(cfg: DictConfig) -> None:
             f"dataset.name={cfg.dataset.name} is not text: quote it, as 'dataset.name=\"mine\"'."
         )
     check_backbone(cfg)
-    require_integer("shots", cfg.shots, least=1)
-    require_integer("seed", cfg.seed, least=0)
-    keys = (
-        "batch_size", "backbone.batch_size", "method.training.epochs", "method.training.batch_size",
-    )  # fmt: skip
-    for key in keys:
-        require_integer(key, OmegaConf.select(cfg, key, default=1), least=1)
+    _check_numbers(cfg)
     _check_selection(cfg)
+    _check_prompts(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise UserError(f"the checkpoint ckpt_path={cfg.ckpt_path} is missing.")
     if unknown := [str(key) for key in cfg if key not in _known_keys()]:
@@ -204,16 +225,38 @@ def validate(cfg: DictConfig) -> None:
         )
 
 
+def _check_numbers(cfg: DictConfig) -> None:
+    require_integer("shots", cfg.shots, least=1)
+    require_integer("seed", cfg.seed, least=0)
+    keys = (
+        "batch_size", "backbone.batch_size", "method.training.epochs", "method.training.batch_size",
+    )  # fmt: skip
+    for key in keys:
+        require_integer(key, OmegaConf.select(cfg, key, default=1), least=1)
+
+
+def _check_prompts(cfg: DictConfig) -> None:
+    if len(chosen := [name for name in PROMPTS if cfg.dataset.get(name) is not None]) > 1:
+        raise UserError(f"dataset.{' and dataset.'.join(chosen)} exclude each other: give one.")
+    if cfg.dataset.get("waffle") is not None:
+        require_integer("dataset.waffle", cfg.dataset.waffle, least=0)
+
+
 def _check_selection(cfg: DictConfig) -> None:
     names = sorted(path.stem for path in (CONFIG_DIR / "selection").glob("*.yaml"))
     name, search = cfg.selection.name, cfg.selection.search
-    if name not in names or (name == "fixed") != (search is None):
+    if name not in names or (name in WITHOUT_VALIDATION) != (search is None):
         raise UserError(
             f"selection.name={name} with selection.search={search} is no way of selection: choose "
             f"selection={' or '.join(names)}."
         )
     if search not in (None, "exact", "grid"):
         raise UserError(f"selection.search={search} is unknown: give exact or grid.")
+    if name == "validation_free" and cfg.method.module.get("keep") == "best":
+        raise UserError(
+            "method.module.keep=best looks at validation images, and selection=validation_free has "
+            "none: give method.module.keep=last, or another selection."
+        )
 
 
 @cache

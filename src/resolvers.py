@@ -59,6 +59,8 @@ def _setting(name: str, default: Any, *, _root_: DictConfig) -> Any:
 
 
 def _row(cfg: DictConfig, table: str) -> Mapping[str, Any]:
+    if cfg.selection.name == "validation_free":
+        return {}  # one setting for all datasets
     rows = _table(SETTINGS / f"{table}.yaml").get(cfg.backbone.name, {})
     row: Mapping[str, Any] = rows.get(cfg.dataset.name, {})
     return row

@@ -3,6 +3,7 @@ import re
 import pytest
 from hydra.errors import HydraException
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 
 from src.command_line import explain, run_command
 from src.config import (
@@ -36,9 +37,9 @@ def test_every_dataset_and_every_method_composes(dataset, method):
     for node in (cfg.method.head, cfg.method.module):
         get_class(node._target_)
     if cfg.method.search is not None and "outer" in cfg.method.search:
-        for place in ("outer", "inner"):
-            setting = cfg.method.search[place].setting
-            assert cfg.method.head[setting] > 0
+        outer = cfg.method.search.outer
+        for axis in (*(outer if OmegaConf.is_list(outer) else [outer]), cfg.method.search.inner):
+            assert cfg.method.head[axis.setting] > 0
 
 
 @pytest.mark.parametrize("backbone", choices("backbone"))

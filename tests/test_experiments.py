@@ -29,6 +29,9 @@ SMALLER = {
         "++trainer.check_val_every_n_epoch=50",
     ],
     "offline_demo": ["dataset=digits,letters", "backbone=tiny", "shots=1"],
+    "methods_2026_offline": ["dataset=digits", "shots=2"],
+    "methods_2026": ["dataset=caltech101", "shots=2"],
+    "validation_free": ["dataset=caltech101", "shots=2"],
 }
 """What replaces the sweep's values where the replicas are too small for them."""
 
@@ -87,7 +90,8 @@ def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch,
     arguments = [f"dataset={','.join(few)}"] if few else []
     arguments += ["shots=1"] if "shots" in params else ["++shots=1"]
     arguments += ["seed=1"] if "seed" in params else []
-    on_replicas = [] if name in ("demo", "offline_demo", "solids_demo") else replica.TINY
+    embedded = ("demo", "offline_demo", "methods_2026_offline", "solids_demo")
+    on_replicas = [] if name in embedded else replica.TINY
     argv = [f"+experiment={name}", *below(tmp_path), f"paths.data={data}"]
     argv += [f"paths.features={features}", "logger=none", *on_replicas, *arguments]
     argv += SMALLER.get(name, [])

@@ -182,3 +182,30 @@ def test_tip_adapter_on_real_features_gives_the_known_figures(tmp_path):
     assert done.returncode == 0, done.stderr
     found = [json.loads((one / "result.json").read_text())["accuracy"] for one in jobs(tmp_path)]
     assert found == pytest.approx([98.51, 98.38, 98.75, 97.51, 97.26], abs=0.13)
+
+
+def test_validation_free_takes_one_setting_for_all_datasets_and_says_so(tmp_path):
+    """On digits, tip_adapter has published settings, which the protocol does not look up."""
+    done = calipers(tmp_path, "method=tip_adapter", "selection=validation_free", "logger=none")
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path)
+    assert (found["selection"], found["settings_from"]) == ("validation_free", "defaults")
+    assert found["validation_accuracy"] is None
+    assert f"{found['accuracy']:.2f}¶" in done.stdout
+    assert "¶ validation-free" in done.stdout
+
+
+def test_other_prompts_have_the_zero_shot_accuracy_beside_them(tmp_path):
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({n: [f"a photo of the letter {n}."] for n in "0123456789"}))
+    arguments = ("logger=none", f"dataset.prompts={prompts}")
+    done = calipers(tmp_path, "method=zero_shot", *arguments)
+    assert done.returncode == 0, done.stderr
+    zero_shot = result(tmp_path)
+    assert zero_shot["zero_shot"] == pytest.approx(zero_shot["accuracy"])
+    done = calipers(tmp_path, "method=tip_adapter", "shots=1", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path)["zero_shot"] == zero_shot["zero_shot"]
+    assert "zero-shot" in done.stdout
+    done = calipers(tmp_path, "method=zero_shot", "logger=none")
+    assert result(tmp_path)["zero_shot"] is None

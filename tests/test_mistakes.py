@@ -149,6 +149,11 @@ MISTAKES = [
     ("dataset.reader._target_=src.data.none.read", "src.data.none.read"),
     ("selection=", "selection"),
     ("selection.name=best", "best"),
+    ("method=coop selection=validation_free method.module.keep=best", "keep=best looks at"),
+    ("dataset=solids selection=validation_free dataset.view_weights=search", "gives none"),
+    ("dataset.waffle=words", "dataset.waffle=words is not an integer"),
+    ("dataset.waffle=1 dataset.prompts=a.json", "exclude each other"),
+    ("dataset.descriptors=/no/such.json", "/no/such.json"),
     ("method=tip_adapter selection.search=3", "selection.search=3"),
     # what does not parse
     ("method", "method"),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -32,6 +32,18 @@ class TextFeatures(NamedTuple):
 
     text: Float[Tensor, "c d"]
     raw_text: Float[Tensor, "c d"]
+
+
+class Projection(NamedTuple):
+    """A linear layer into the joint space: x -> x · weight + bias.
+
+    Attributes:
+        weight: float32 `[w, d]`.
+        bias: float32 `[d]`; 0 for vision transformers, which have none.
+    """
+
+    weight: Tensor
+    bias: Tensor
 
 
 class FrozenClip(nn.Module):
@@ -90,10 +102,14 @@ class FrozenClip(nn.Module):
         Raises:
             UserError: the architecture does not have one of them.
         """
-        if set(names) <= {"global"}:
-            return {"global": self.encode_image(images)}
-        whole, spatial = self.encode_image_spatial(images)
-        return {"global": whole, "spatial": spatial}
+        features: dict[str, Tensor] = {}
+        if "unprojected" in names:
+            weight, bias = self.projection
+            features["unprojected"] = self.encode_image_unprojected(images)
+            features["global"] = features["unprojected"] @ weight + bias
+        if "spatial" in names:
+            features["global"], features["spatial"] = self.encode_image_spatial(images)
+        return features or {"global": self.encode_image(images)}
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
@@ -150,6 +166,71 @@ class FrozenClip(nn.Module):
         )
 
     @torch.no_grad()
+    def encode_image_unprojected(
+        self, images: Float[Tensor, "n 3 height width"]
+    ) -> Float[Tensor, "n w"]:
+        """Compute what the image tower's last linear layer, `projection`, takes into joint space.
+
+        Raises:
+            UserError: the tower does not end in one linear layer.
+        """
+        from open_clip.modified_resnet import ModifiedResNet
+
+        visual = self.model.visual
+        if isinstance(visual, ModifiedResNet):
+            return _joined_heads(visual.attnpool, _trunk(visual, images))
+        if self._ends_in_matrix:
+            pooled, _ = visual._pool(visual.transformer(visual._embeds(images)))
+            return cast(Tensor, pooled)
+        raise self._no_projection()
+
+    @property
+    def projection(self) -> Projection:
+        """The linear layer that the image tower ends in.
+
+        Raises:
+            UserError: it does not end in one.
+        """
+        from open_clip.modified_resnet import ModifiedResNet
+
+        visual = self.model.visual
+        if isinstance(visual, ModifiedResNet):
+            layer = visual.attnpool.c_proj
+            return Projection(layer.weight.detach().T, layer.bias.detach())
+        if self._ends_in_matrix:
+            weight = visual.proj.detach()
+            return Projection(weight, torch.zeros_like(weight[0]))
+        raise self._no_projection()
+
+    @property
+    def _ends_in_matrix(self) -> bool:
+        from open_clip.transformer import VisionTransformer
+
+        visual = self.model.visual
+        return isinstance(visual, VisionTransformer) and visual.proj is not None
+
+    def _no_projection(self) -> UserError:
+        return UserError(
+            f"the image tower of {self.architecture} does not end in one linear layer: choose a "
+            "ResNet or a ViT as OpenAI's, or a method that needs global features only."
+        )
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "p d"]:
+        """Compute the feature of each prompt, class after class, as the text tower gives it.
+
+        Raises:
+            UserError: as `encode_text`, but for classes that are alike.
+        """
+        flat = [prompt for of_class in prompts for prompt in of_class]
+        self._check_prompts(flat)
+        chunks = [
+            self._encode_tokens(self.tokenizer(flat[start : start + PROMPTS_PER_PASS]))
+            for start in range(0, len(flat), PROMPTS_PER_PASS)
+        ]
+        return torch.cat(chunks).float()
+
+    @torch.no_grad()
     def encode_text(self, prompts: Sequence[Sequence[str]]) -> TextFeatures:
         """Compute the text features of each class from its prompts.
 
@@ -160,13 +241,7 @@ class FrozenClip(nn.Module):
             UserError: a prompt is longer than the model's context or has a word that the model
                 never saw in training, or two classes with different prompts get the same feature.
         """
-        flat = [prompt for of_class in prompts for prompt in of_class]
-        self._check_prompts(flat)
-        chunks = [
-            self._encode_tokens(self.tokenizer(flat[start : start + PROMPTS_PER_PASS]))
-            for start in range(0, len(flat), PROMPTS_PER_PASS)
-        ]
-        raw = torch.cat(chunks).float()
+        raw = self.encode_prompts(prompts)
         sizes = [len(of_class) for of_class in prompts]
         features = normalize(_means(normalize(raw, dim=-1), sizes), dim=-1)
         self._check_distinct(features, prompts)
@@ -293,7 +368,13 @@ def _attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tens
 
 
 def _global_attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n d"]:
-    """Compute OpenAI's attention pooling with the mean's token as the only query.
+    """Compute OpenAI's attention pooling with the mean's token as the only query."""
+    pooled: Tensor = pool.c_proj(_joined_heads(pool, tokens))
+    return pooled
+
+
+def _joined_heads(pool: Any, tokens: Float[Tensor, "n s width"]) -> Float[Tensor, "n w"]:
+    """Compute what the attention pooling's last layer takes, with the mean's token as query.
 
     For a single query, the projections of keys and values are applied to what is compared with
     the positions and to what is attended to, once an image in place of once a position: q · (W x)
@@ -307,6 +388,5 @@ def _global_attention_pool(pool: Any, tokens: Float[Tensor, "n s width"]) -> Flo
     sought = query.permute(0, 2, 1) @ key  # [heads, n, width]
     affinity = sought.transpose(0, 1) @ tokens.mT / math.sqrt(key.shape[1])
     attended = affinity.softmax(dim=-1) @ tokens  # [n, heads, width]
-    joined = (attended.transpose(0, 1) @ value.mT).transpose(0, 1).flatten(start_dim=1)
-    pooled: Tensor = pool.c_proj(joined + pool.v_proj.bias)
-    return pooled
+    joined: Tensor = (attended.transpose(0, 1) @ value.mT).transpose(0, 1).flatten(start_dim=1)
+    return joined + pool.v_proj.bias

@@ -39,7 +39,7 @@ class TextTower(nn.Module):
             or not isinstance(text.text_projection, nn.Parameter)
         ):
             raise UserError(
-                f"coop learns the context of a CLIP text transformer, and that of "
+                f"this method learns the context of a CLIP text transformer, and that of "
                 f"{clip.architecture} is of another kind: choose another backbone or method."
             )
         self.architecture, self.tokenizer = clip.architecture, clip.tokenizer
@@ -82,12 +82,33 @@ class TextTower(nn.Module):
         ends = tokens.argmax(dim=-1)
         return self.token_embedding(tokens[:, : int(ends.max()) + 1]), ends
 
+    def embed_words(self, words: str) -> Float[Tensor, "m w"]:
+        """Embed the tokens of words that a context begins with, such as "a photo of a".
+
+        Raises:
+            UserError: the model never saw one of them in training.
+        """
+
+        def embedded(text: str) -> Float[Tensor, "m w"]:
+            tokens = torch.tensor(self.tokenizer.encode(text), dtype=torch.int64)
+            rows: Tensor = self.token_embedding(tokens.to(self.positional_embedding.device))
+            return rows
+
+        # The rows of such words in the token table are zero.
+        unknown = [word for word in words.split() if not embedded(word).any(dim=1).all()]
+        if unknown:
+            raise UserError(
+                f"method.head.initial_words={words!r}: {self.architecture} does not know the "
+                f"word(s) {', '.join(unknown)}: give others, or choose another backbone."
+            )
+        return embedded(words)
+
     def forward(
         self,
-        prefix: Float[Tensor, "p w"],
+        prefix: Float[Tensor, "*k p w"],
         suffixes: Float[Tensor, "c s w"],
         ends: Int[Tensor, " c"],
-    ) -> Float[Tensor, "c d"]:
+    ) -> Float[Tensor, "*k c d"]:
         """Compute the text features of prompts that begin alike, not normalised.
 
         The tower is causal: a prefix's activations are the same whatever follows. So it is
@@ -96,7 +117,8 @@ class TextTower(nn.Module):
         the work and of the memory.
 
         Args:
-            prefix: token embeddings of the common beginning, the start of the text included.
+            prefix: token embeddings of the common beginning, the start of the text included; or k
+                of them, each of which all the classes follow.
             suffixes: token embeddings of each class's rest.
             ends: where in the whole prompt each class has its end token, at `p` or behind it.
         """
@@ -105,25 +127,28 @@ class TextTower(nn.Module):
             torch.split(ends, CLASSES_PER_PASS),
             strict=True,
         )
-        return torch.cat([self._packed(prefix, *group) for group in groups])
+        several = prefix if prefix.dim() == 3 else prefix.unsqueeze(0)
+        features = torch.cat([self._packed(several, *group) for group in groups], dim=1)
+        return features if prefix.dim() == 3 else features.squeeze(0)
 
     def _packed(
         self,
-        prefix: Float[Tensor, "p w"],
+        prefix: Float[Tensor, "k p w"],
         suffixes: Float[Tensor, "c s w"],
         ends: Int[Tensor, " c"],
-    ) -> Float[Tensor, "c d"]:
-        """Send the prefix and the rests of all classes through the tower as one sequence."""
-        common = torch.arange(len(prefix), device=ends.device)
-        rest = torch.arange(len(prefix), len(prefix) + suffixes.shape[1], device=ends.device)
+    ) -> Float[Tensor, "k c d"]:
+        """Send each prefix and the rests of all classes through the tower as one sequence."""
+        k, length, _ = prefix.shape
+        common = torch.arange(length, device=ends.device)
+        rest = torch.arange(length, length + suffixes.shape[1], device=ends.device)
         used = rest <= ends.unsqueeze(1)
         position = torch.cat([common, rest.expand_as(used)[used]])
-        tokens = torch.cat([prefix, suffixes[used]]) + self.positional_embedding[position]
+        tokens = torch.cat([prefix, suffixes[used].expand(k, -1, -1)], dim=1)
         # A token sees the prefix, and those of its own class before it.
         owner = torch.cat([torch.full_like(common, -1), used.nonzero()[:, 0]])
         visible = ((owner == -1) | (owner == owner.unsqueeze(1))).tril()
         mask = torch.zeros_like(visible, dtype=tokens.dtype).masked_fill(~visible, -torch.inf)
-        output = self.transformer(tokens.unsqueeze(0), attn_mask=mask).squeeze(0)
-        last = len(prefix) - 1 + used.sum(dim=1).cumsum(dim=0)
-        features: Tensor = self.ln_final(output[last]) @ self.text_projection
+        output = self.transformer(tokens + self.positional_embedding[position], attn_mask=mask)
+        last = length - 1 + used.sum(dim=1).cumsum(dim=0)
+        features: Tensor = self.ln_final(output[:, last]) @ self.text_projection
         return features

@@ -1,4 +1,4 @@
-"""The prompts of a class: templates filled with its name, or sentences written for it."""
+"""The prompts of a class: templates filled with its name, or what was written about it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,37 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: the file cannot be read, a class has no prompts, or two have the same.
     """
-    content = read_json_object(Path(path), "dataset.prompts")
+    return _distinct(path, class_names, _of_classes(path, class_names, "dataset.prompts"))
+
+
+def read_descriptors(path: str, class_names: Sequence[str]) -> list[list[str]]:
+    """Read a file with descriptors of each class: JSON, `{class name: [descriptor, ...]}`.
+
+    The form in which DCLIP (Menon and Vondrick, ICLR 2023) published what a language model wrote,
+    as `{"hen": ["two legs", "a small, red comb"]}`, and its sentences: "hen, which has two legs".
+    A class is found as by `read_prompts`.
+
+    Raises:
+        UserError: the file cannot be read, a class has no descriptors, or two have the same name
+            and others.
+    """
+    found = _of_classes(path, class_names, "dataset.descriptors")
+    sentences = [
+        [f"{readable(name)}, {_clause(descriptor)}" for descriptor in descriptors]
+        for name, descriptors in zip(class_names, found, strict=True)
+    ]
+    return _distinct(path, class_names, sentences)
+
+
+def _clause(descriptor: str) -> str:
+    """Turn a descriptor into a clause, by the first letters of its words, as the release does."""
+    if descriptor.startswith(("has", "often", "typically", "may", "can")):
+        return f"which {descriptor}"
+    return f"which {'is' if descriptor.startswith(('a', 'used')) else 'has'} {descriptor}"
+
+
+def _of_classes(path: str, class_names: Sequence[str], setting: str) -> list[list[str]]:
+    content = read_json_object(Path(path), setting)
     alike: dict[str, list[str]] = {}
     for key in content:
         alike.setdefault(_folded(key), []).append(key)
@@ -53,7 +83,7 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
         others = sorted(content.keys() - set(class_names))
         raise UserError(
             f"{path} has no prompts for {listing(missing, others)}, or several names alike: "
-            "dataset.prompts must name every class of the dataset."
+            f"{setting} must name every class of the dataset."
         )
     keys = [found[name][0] for name in class_names]
     for key in keys:
@@ -63,15 +93,19 @@ def read_prompts(path: str, class_names: Sequence[str]) -> list[list[str]]:
                 f"{path}: {key!r} must have a list of one prompt or more, as "
                 f'["A photo of a {key}."], not {prompts!r}.'
             )
+    return [content[key] for key in keys]
+
+
+def _distinct(path: str, class_names: Sequence[str], prompts: list[list[str]]) -> list[list[str]]:
     classes: dict[tuple[str, ...], list[str]] = {}
-    for name, key in zip(class_names, keys, strict=True):
-        classes.setdefault(tuple(content[key]), []).append(name)
+    for name, of_class in zip(class_names, prompts, strict=True):
+        classes.setdefault(tuple(of_class), []).append(name)
     if same := [names for names in classes.values() if len(set(names)) > 1]:
         raise UserError(
             f"{path} has the same prompts for {listing(same[0])}: only one of them could ever be "
             "predicted. Give each its own."
         )
-    return [content[key] for key in keys]
+    return prompts
 
 
 def _folded(name: str) -> str:

@@ -2,13 +2,20 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Int
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+Drawing = Literal["images", "pooled", "whole"]
+"""How the batches of a training are drawn. `images`: shuffled, in each epoch the next crop of every
+image. `pooled`: every crop is a sample of its own, and an epoch has as many batches as with
+`images`, from a fresh shuffle of all crops. `whole`: all images at once, in each epoch the next
+crop of every image."""
+DRAWINGS: tuple[str, ...] = get_args(Drawing)
 
 
 class Features(Protocol):
@@ -72,9 +79,10 @@ class FeatureBatches(Dataset[dict[str, Tensor]]):
 
 
 class SupportBatches(Dataset[dict[str, Tensor]]):
-    """The support set in shuffled batches, in each epoch the next crop of every image.
+    """The support set in shuffled batches.
 
-    An item is addressed by (crop, rows of the support set), as `ShuffledCrops` draws them.
+    An item is addressed by (crop, rows of the support set), as `ShuffledCrops` draws them, or by
+    (a crop for each row, rows), as `PooledCrops` does.
     """
 
     def __init__(
@@ -86,7 +94,9 @@ class SupportBatches(Dataset[dict[str, Tensor]]):
     def crops(self) -> int:
         return len(self.features[self.inputs[0]])
 
-    def __getitem__(self, address: tuple[int, Int[Tensor, " b"]]) -> dict[str, Tensor]:
+    def __getitem__(
+        self, address: tuple[int | Int[Tensor, " b"], Int[Tensor, " b"]]
+    ) -> dict[str, Tensor]:
         crop, rows = address
         batch = {name: self.features[name][crop, rows].to(torch.float32) for name in self.inputs}
         return batch | {"label": self.label[rows]}
@@ -127,6 +137,64 @@ class ShuffledCrops(Sampler[tuple[int, Tensor]]):
         return ((crop, rows) for rows in torch.split(order[: self.used], self.batch_size))
 
 
+class PooledCrops(Sampler[tuple[Tensor, Tensor]]):
+    """Addresses for `SupportBatches` in which every crop is a sample of its own.
+
+    An epoch has as many batches as that of `ShuffledCrops`, all of them full if there are enough
+    crops, and sees the first samples of a fresh shuffle: which ones differs from epoch to epoch.
+    """
+
+    def __init__(
+        self, crops: int, rows: int, batch_size: int, seed: int, drop_last: bool = False
+    ) -> None:
+        """Say what there is to draw from, as to `ShuffledCrops`."""
+        self.crops, self.rows, self.batch_size, self.seed = crops, rows, batch_size, seed
+        self.batches = len(ShuffledCrops(crops, rows, batch_size, seed, drop_last))
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.crops * self.rows, generator=generator)
+        self.epoch += 1
+        batches = torch.split(order[: self.batches * self.batch_size], self.batch_size)
+        return ((batch // self.rows, batch % self.rows) for batch in batches)
+
+
+class WholeCrops(Dataset[dict[str, Tensor]]):
+    """Item n is crop n of every image of the support set, in the order of the images.
+
+    The features are converted to float32 and moved to the device once, not in every step.
+    """
+
+    def __init__(self, support: SupportBatches, device: torch.device) -> None:
+        self.features = {
+            name: support.features[name].to(device, torch.float32) for name in support.inputs
+        }
+        self.label = support.label.to(device)
+
+    def __getitem__(self, crop: int) -> dict[str, Tensor]:
+        return {name: tensor[crop] for name, tensor in self.features.items()} | {
+            "label": self.label
+        }
+
+
+class NextCrop(Sampler[int]):
+    """In each epoch the number of the next crop; after the last one, the first comes again."""
+
+    def __init__(self, crops: int) -> None:
+        self.crops, self.epoch = crops, 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter([(self.epoch - 1) % self.crops])
+
+
 class FeatureDataModule(LightningDataModule):
     """Loaders of features for the things that a method does with them.
 
@@ -146,6 +214,7 @@ class FeatureDataModule(LightningDataModule):
         drop_last: bool = False,
         seed: int = 0,
         test_order: Int[Tensor, " n"] | None = None,
+        drawing: Drawing = "images",
     ) -> None:
         """Take the features apart into what is tested, selected and trained on.
 
@@ -159,16 +228,22 @@ class FeatureDataModule(LightningDataModule):
             drop_last: leave a last, smaller batch of training out, as `ShuffledCrops` does.
             seed: decides the order of training.
             test_order: see the attribute.
+            drawing: how batches of training are drawn; `whole` needs no `train_batch_size`.
         """
         super().__init__()
         self.inputs, self.rows_per_batch = inputs, batch_size
         self.test, self.validation, self.train = test, validation, train
         self.train_rows_per_batch, self.drop_last = train_batch_size, drop_last
-        self.seed, self.test_order = seed, test_order
+        self.seed, self.test_order, self.drawing = seed, test_order, drawing
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         assert self.train is not None
-        order = ShuffledCrops(
+        if self.drawing == "whole":
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            whole = WholeCrops(self.train, device)
+            return DataLoader(whole, batch_size=None, sampler=NextCrop(self.train.crops))
+        sampler = PooledCrops if self.drawing == "pooled" else ShuffledCrops
+        order = sampler(
             self.train.crops,
             len(self.train.label),
             self.train_rows_per_batch,

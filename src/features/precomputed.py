@@ -104,6 +104,29 @@ class PrecomputedFeatures:
         return self.text
 
     @property
+    def prompt_text(self) -> Float[Tensor, "c d"]:
+        """The mean of each class's prompts in place of each: no more is known."""
+        return self.raw_text
+
+    @property
+    def prompt_label(self) -> Int[Tensor, " c"]:
+        return torch.arange(len(self.class_names))
+
+    @property
+    def projection(self) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "this method adapts CLIP's last linear layer, and precomputed features come without "
+            "it: choose another method, or a dataset with images."
+        )
+
+    projection_bias = projection
+
+    @property
     def text_tower(self) -> NoReturn:
         """Refuse.
 

@@ -34,7 +34,7 @@ INFERENCE = "inference"
 """Names open_clip's own transform, which is determined by the weights."""
 ALWAYS = "global"
 """The feature that every entry of images holds."""
-BESIDE = ("spatial",)
+BESIDE = ("spatial", "unprojected")
 """The features that an entry may hold beside it."""
 
 
@@ -70,6 +70,18 @@ class FeatureSource(Protocol):
 
     @property
     def raw_text(self) -> Float[Tensor, "c d"]: ...
+
+    @property
+    def prompt_text(self) -> Float[Tensor, "p d"]: ...
+
+    @property
+    def prompt_label(self) -> Int[Tensor, " p"]: ...
+
+    @property
+    def projection(self) -> Float[Tensor, "w d"]: ...
+
+    @property
+    def projection_bias(self) -> Float[Tensor, " d"]: ...
 
     @property
     def logit_scale(self) -> float: ...
@@ -173,6 +185,32 @@ class ImageFeatures:
     @property
     def text_tower(self) -> TextTower:
         return TextTower(self._clip)
+
+    @cached_property
+    def prompt_text(self) -> Float[Tensor, "p d"]:
+        key = self._key("text", self._prompts_sha, ["prompt_text"])
+        entry = self._store.open(key)
+        if entry is None:
+            rows = sum(map(len, self._prompts))
+            with self._store.writing(key, rows, rows, self._made_by()) as writer:
+                if writer.pending:
+                    writer.write(0, {"prompt_text": self._clip.encode_prompts(self._prompts)})
+                    writer.finish()
+            entry = self._existing(key)
+        return entry.tensor("prompt_text")
+
+    @property
+    def prompt_label(self) -> Int[Tensor, " p"]:
+        sizes = torch.tensor([len(of_class) for of_class in self._prompts])
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+    @property
+    def projection(self) -> Float[Tensor, "w d"]:
+        return self._clip.projection.weight.clone()
+
+    @property
+    def projection_bias(self) -> Float[Tensor, " d"]:
+        return self._clip.projection.bias.clone()
 
     @cached_property
     def _text_entry(self) -> FeatureEntry:

@@ -31,12 +31,17 @@ from src.heads.support import Support
 IMAGE_FEATURES = {
     "global": "`[n, d]`, CLIP's image feature, not normalised",
     "spatial": "`[n, s, d]`, a feature of each position in the same space, not normalised",
+    "unprojected": "`[n, w]`, what CLIP's last linear layer takes to the global feature",
 }
 """What `Head.inputs` may name. Point clouds have one more dimension: `[n, v, d]`, v depth maps."""
 
 GIVEN = {
     "text": "`[c, d]`, class text features whose direction is the mean of the prompts' directions",
     "raw_text": "`[c, d]`, the mean of the prompts' features as CLIP gives them, not normalised",
+    "prompt_text": "`[p, d]`, the feature of each prompt of each class as CLIP gives it",
+    "prompt_label": "int64 `[p]`, the class of each prompt",
+    "projection": "`[w, d]`, the weight of CLIP's last linear layer, into the joint space",
+    "projection_bias": "`[d]`, its bias; 0 where it has none",
     "logit_scale": "the factor on cosine similarities, 100 for OpenAI's models",
     "class_names": "the names, in the order of the labels",
     "text_tower": "`src.clip.text_tower.TextTower`, frozen, which gradients pass through",
@@ -124,14 +129,16 @@ class Head(nn.Module):
 
 @runtime_checkable
 class Searchable(Protocol):
-    """A head whose logits are a line in its inner setting, for each value of its outer setting."""
+    """A head whose logits are a line in its inner setting, for each value of its outer settings."""
 
     def lines(
-        self, outer_values: Sequence[float], *features: Tensor
+        self, outer_values: Sequence[Any], *features: Tensor
     ) -> Iterator[tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]]:
         """For each outer value, give `(base, direction)`: logits = base + inner · direction.
 
-        A head that has no outer setting is asked for a single line, with one value that it ignores.
+        Where the YAML lists several outer settings, a value is a tuple of one number for each, in
+        that order. A head that has no outer setting is asked for a single line, with one value that
+        it ignores.
         """
 
 

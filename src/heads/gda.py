@@ -24,9 +24,9 @@ class Gda(Head):
         W = μ P [c, d],  b_c = -log C - ½ μ_cᵀ P μ_c                                      [c]
         logits = scale · f Tᵀ + alpha · (f Wᵀ + b)                                        [c]
 
-    As in the authors' release, Σ is centred over all rows, and every class is equally likely before
-    its image is seen. A support set of one sample per class has no spread: P is 0 then, and the
-    logits are CLIP's plus a constant.
+    As in the authors' release, every class is equally likely before its image is seen. (It also
+    centres Σ over all rows, whose mean is 0 already.) A support set of one sample per class has no
+    spread: P is 0 then, and the logits are CLIP's plus a constant.
 
     Attributes:
         weight: float32 `[c, d]`, W, after `prepare`.
@@ -49,17 +49,22 @@ class Gda(Head):
         self.alpha = alpha
 
     def prepare(self, support: Support) -> None:
-        """Fit the Gaussian classes, in float64."""
-        crops = support.features["global"]
-        x = F.normalize(crops.flatten(end_dim=1).double(), dim=-1)
-        one_hot = F.one_hot(support.label.repeat(len(crops)), len(self.text)).double()
-        mean = one_hot.T @ x / one_hot.sum(dim=0).unsqueeze(-1)
-        scatter = (x - one_hot @ mean).T.cov() * (len(x) - 1)  # (M - 1) Σ
-        spread = scatter.trace() / max(len(x) - 1, 1)
+        """Fit the Gaussian classes, in float64, one crop of all images after the other."""
+        crops, label = support.features["global"], support.label
+        mean = torch.zeros_like(self.weight, dtype=torch.float64)
+        for crop in crops:
+            mean.index_add_(0, label, F.normalize(crop.double(), dim=-1))
+        count = len(crops) * torch.bincount(label, minlength=len(mean))
+        mean /= count.unsqueeze(-1)
+        scatter = mean.new_zeros(mean.shape[1], mean.shape[1])  # (M - 1) Σ
+        for crop in crops:
+            rows = F.normalize(crop.double(), dim=-1) - mean[label]
+            scatter += rows.T @ rows
+        spread = scatter.trace() / max(len(crops) * len(label) - 1, 1)
         weight = torch.zeros_like(mean)
         if spread > 0:
-            width = x.shape[1]
-            ridge = scatter + spread * torch.eye(width, dtype=x.dtype)
+            width = mean.shape[1]
+            ridge = scatter + spread * torch.eye(width, dtype=mean.dtype)
             factor = torch.linalg.cholesky(ridge)
             weight = width * torch.cholesky_solve(mean.T, factor).T
         self.weight.copy_(weight)

@@ -13,12 +13,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
-from src.config import build, searches_views, selection_of
+from src.config import PROMPTS, WITHOUT_VALIDATION, build, searches_views, selection_of
 from src.data.point_clouds import PointClouds
-from src.data.prompts import make_prompts, read_prompts
+from src.data.prompts import make_prompts, read_descriptors, read_prompts
 from src.data.text_files import listing
+from src.data.waffle import waffle_prompts
 from src.errors import UserError, require_integer
-from src.features.datamodule import FeatureDataModule, SupportBatches
+from src.features.datamodule import DRAWINGS, FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
@@ -85,8 +86,11 @@ def _check_training(cfg: DictConfig) -> None:
 def make_source(cfg: DictConfig, dataset: Any) -> FeatureSource:
     """Give the dataset's features: the user's own, or those of a store with CLIP behind it."""
     if isinstance(dataset, PrecomputedFeatures):
-        if cfg.dataset.prompts is not None:
-            raise UserError("dataset.prompts changes nothing on features that exist: leave it out.")
+        for name in PROMPTS:
+            if cfg.dataset[name] is not None:
+                raise UserError(
+                    f"dataset.{name} changes nothing on features that exist: leave it out."
+                )
         return dataset
     return make_features(
         cfg, cfg.dataset.name, dataset, make_class_prompts(cfg, dataset.class_names)
@@ -115,9 +119,13 @@ def make_features(
 
 
 def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list[str]]:
-    """Take each class's own prompts, if a file of them is given, or put its name into templates."""
+    """Take what is given for each class in place of templates, or put its name into those."""
     if cfg.dataset.prompts is not None:
         return read_prompts(str(cfg.dataset.prompts), class_names)
+    if cfg.dataset.descriptors is not None:
+        return read_descriptors(str(cfg.dataset.descriptors), class_names)
+    if cfg.dataset.waffle is not None:
+        return waffle_prompts(class_names, cfg.dataset.waffle)
     if not isinstance(cfg.dataset.templates, ListConfig):
         raise UserError(
             f"dataset.templates={cfg.dataset.templates} is not a list: write "
@@ -187,17 +195,31 @@ def make_data(
         source: where the features come from.
         inputs: those that the head takes.
         support: what the head was shown; None if there is nothing to train on. The training sees
-            the very same crops, or `method.training.crops` others.
+            the very same crops, or `method.training.crops` others, in batches that are drawn as
+            `method.training.drawing` says.
+
+    Raises:
+        UserError: `method.training.drawing` is unknown, or needs a batch size that is missing.
     """
-    training = cfg.method.training
+    training: Any = cfg.method.training or {}
+    drawing, rows_per_step = training.get("drawing", "images"), training.get("batch_size")
+    if drawing not in DRAWINGS:
+        raise UserError(
+            f"method.training.drawing={drawing} is unknown: give {', '.join(DRAWINGS)}."
+        )
+    if training and rows_per_step is None and drawing != "whole":
+        raise UserError(
+            f"method.training.drawing={drawing} needs a batch size: give "
+            "+method.training.batch_size=..., or drawing=whole."
+        )
     # Methods that train watch their validation accuracy even where they choose nothing by it.
-    selection = selection_of(cfg) if training is None else cfg.selection.name
+    selection = cfg.selection.name if training else selection_of(cfg)
     validation = train = None
     if selection == "val_few_shot":
         validation = source.few_shot_validation(cfg.shots, cfg.seed, inputs)
-    elif selection != "fixed":
+    elif selection not in WITHOUT_VALIDATION:
         validation = source.split(selection, inputs)
-    if training is not None and support is not None:
+    if training and support is not None:
         if training.get("crops") is not None:
             first = cfg.method.support.crops or 0
             support = _draw(cfg, source, inputs, training.crops, first)
@@ -208,16 +230,17 @@ def make_data(
         test=source.split("test", inputs),
         validation=validation,
         train=train,
-        train_batch_size=1 if training is None else training.batch_size,
-        drop_last=training is not None and training.get("drop_last", False),
+        train_batch_size=rows_per_step or 1,
+        drop_last=training.get("drop_last", False),
         seed=cfg.seed,
+        drawing=drawing,
     )
 
 
 def make_method(cfg: DictConfig, head: Head, n_classes: int) -> Method:
     """Wrap the head into the method's LightningModule."""
     searches: list[Search | ViewSearch] = []
-    if selection_of(cfg) != "fixed" and "inner" in (cfg.method.search or {}):
+    if selection_of(cfg) not in WITHOUT_VALIDATION and "inner" in (cfg.method.search or {}):
         searches.append(search_from(cfg.selection.search, cfg.method.search, head.chosen()))
     if searches_views(cfg):
         searches.append(ViewSearch(cfg.selection.search))
@@ -272,10 +295,11 @@ def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> list[fl
 def _view_weights(cfg: DictConfig, views: int) -> list[float]:
     """Read `dataset.view_weights`; a search begins with equal ones."""
     weights = cfg.dataset.view_weights
-    if weights == "search" and cfg.selection.name == "fixed":
+    if weights == "search" and cfg.selection.name in WITHOUT_VALIDATION:
         raise UserError(
-            "dataset.view_weights=search needs point clouds to search on, and selection=fixed "
-            "gives none: choose selection=val or val_few_shot, or view_weights=uniform."
+            "dataset.view_weights=search needs point clouds to search on, and "
+            f"selection={cfg.selection.name} gives none: choose selection=val or val_few_shot, or "
+            "view_weights=uniform."
         )
     if weights in ("uniform", "search"):
         return [1.0] * views

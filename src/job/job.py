@@ -144,7 +144,8 @@ def _adapt(
         with clock("fit"):
             trainer.fit(method, datamodule=data)
         found["epochs"] = trainer.current_epoch
-        found["distinct_crops"] = min(data.train.crops, trainer.current_epoch)
+        epochs = data.train.crops if data.drawing == "pooled" else trainer.current_epoch
+        found["distinct_crops"] = min(data.train.crops, epochs)
     if data.validation is not None:
         with clock("selection"):
             for _ in range(max(1, len(method.searches))):

@@ -11,8 +11,9 @@ from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from safetensors.torch import save_file
+from torch.nn.functional import normalize
 
-from src.config import config_hash, rerun_command, selection_of
+from src.config import config_hash, has_other_prompts, rerun_command, selection_of
 from src.data.point_clouds import PointClouds
 from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
@@ -25,6 +26,9 @@ from src.resolvers import settings_from
 from src.results import record
 from src.results.outcome import Outcome
 from src.results.published import published
+
+ROWS = 4096
+"""How many test images are compared with the text at once."""
 
 
 def make_result(
@@ -77,6 +81,7 @@ def make_result(
         threads=torch.get_num_threads(),
         points=dataset.points if isinstance(dataset, PointClouds) else None,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
+        zero_shot=zero_shot_accuracy(source) if has_other_prompts(cfg) else None,
         **published_for(cfg, cfg.dataset.name, shots),
         config_hash=config_hash(cfg),
         versions=record.versions(),
@@ -84,6 +89,19 @@ def make_result(
         started_at=clock.started_at.isoformat(timespec="milliseconds"),
         command=rerun_command(HydraConfig.get()),
     )
+
+
+def zero_shot_accuracy(source: FeatureSource) -> float | None:
+    """Compute zero-shot CLIP's accuracy (per cent) on the test split; None for point clouds."""
+    if source.n_views is not None:
+        return None
+    test = source.split("test", ["global"])
+    text, right = normalize(source.text, dim=-1), 0
+    for start in range(0, len(test), ROWS):
+        rows = test.rows(start, min(start + ROWS, len(test)))
+        prediction = (rows["global"].float() @ text.T).argmax(dim=1)
+        right += int((prediction == rows["label"]).sum())
+    return 100.0 * right / len(test)
 
 
 def tested(method: Method, test: Features) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from src.command_line import EXPLANATIONS
-from src.config import build
+from src.config import WITHOUT_VALIDATION, build
 from src.data.text_files import listing
 from src.errors import UserError
 from src.masking import masked_tree
@@ -121,7 +121,7 @@ def _make_callback(cfg: DictConfig, name: str, node: Any) -> Callback:
         raise UserError(f"callbacks.{name}: {reason}. Correct its settings.") from None
     if not isinstance(callback, Callback):
         raise UserError(f"callbacks.{name} is no callback of Lightning: correct its _target_.")
-    validates = cfg.selection.name != "fixed"
+    validates = cfg.selection.name not in WITHOUT_VALIDATION
     logged = ["train_loss", *(["validation_loss", "validation_accuracy"] if validates else [])]
     monitor = getattr(callback, "monitor", None)
     if monitor is not None and monitor not in logged:

@@ -1,13 +1,17 @@
-"""Choosing one or two settings of a head on labelled images.
+"""Choosing one, two or three settings of a head on labelled images.
 
-The heads that are searched are linear in one setting, the inner one, once the other is fixed:
-logits = base + inner · direction (CALIP: beta3 within beta2; Tip-Adapter: alpha within beta; GDA:
-alpha only).
+The heads that are searched are linear in one setting, the inner one, once the others are fixed:
+logits = base + inner · direction (CALIP: beta3 within beta2; Tip-Adapter: alpha within beta; APE:
+alpha within beta and gamma; GDA: alpha only).
 An image is right on an interval of the inner setting, where its class's line lies above all
-others; so one pass over the images gives, for each outer value, the accuracy at *every* inner
-value, not only at those of a grid. Only the intervals are kept, never the logits.
+others; so one pass over the images gives, for each point of the outer settings' grid, the accuracy
+at *every* inner value, not only at those of a grid. Only the intervals are kept, never the logits.
+
+What each further outer setting costs is its number of steps, as a factor: a line for every point of
+the grid, and 16 bytes per image and point (200 x 20 points and 10,000 images: 640 MB).
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +32,9 @@ MARGIN = 0.05
 
 NO_OUTER = 1.0
 """Stands for the outer value of a head that has no outer setting."""
+
+Point = float | tuple[float, ...]
+"""Values of the outer settings: a number where there is one, a tuple where there are several."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class Search:
     def __init__(
         self,
         mode: str,
-        outer: Range | Values | None,
+        outer: Range | Values | Sequence[Range | Values] | None,
         inner: Range | Values,
         default: Mapping[str, float],
     ) -> None:
@@ -168,7 +175,7 @@ class Search:
 
         Args:
             mode: `exact` or `grid`.
-            outer: the values of the outer setting; None if the head has none.
+            outer: the values of the outer setting, or of each; None if the head has none.
             inner: the values of the inner setting.
             default: the value of each setting before the search.
 
@@ -177,10 +184,15 @@ class Search:
         """
         if mode not in {"exact", "grid"}:
             raise UserError(f"selection.search={mode} is unknown: give exact or grid.")
-        self.mode, self.outer, self.inner, self.default = mode, outer, inner, default
-        self.outer_values = [NO_OUTER] if outer is None else outer.grid()
-        if mode == "exact" and outer is not None:
-            self.outer_values = sorted({*self.outer_values, default[outer.setting]})
+        self.mode, self.inner, self.default = mode, inner, default
+        self.outer = [outer] if isinstance(outer, Range | Values) else list(outer or [])
+        grids = [axis.grid() for axis in self.outer]
+        if mode == "exact":
+            grids = [
+                sorted({*grid, default[axis.setting]})
+                for axis, grid in zip(self.outer, grids, strict=True)
+            ]
+        self.outer_values = _points(grids)
         self._low = _Columns(len(self.outer_values))
         self._high = _Columns(len(self.outer_values))
 
@@ -198,17 +210,20 @@ class Search:
         low, high = self._low.filled, self._high.filled
         pick = self._best_of_grid if self.mode == "grid" else self._best_of_all
         outer, inner, right = pick(low, high)
-        settings = {self.inner.setting: inner}
-        if self.outer is not None:
-            settings = {self.outer.setting: outer} | settings
+        settings = self._settings(outer) | {self.inner.setting: inner}
         return Choice(settings, 100.0 * right / low.shape[1])
 
+    def _settings(self, point: Point) -> dict[str, float]:
+        values = point if isinstance(point, tuple) else (point,)
+        # Without outer settings there is nothing for the value that stands for one.
+        return {axis.setting: value for axis, value in zip(self.outer, values, strict=False)}
+
     def surface(self) -> Surface | None:
-        """Look at the whole of the releases' grid, whatever the mode; None without an outer one."""
-        if self.outer is None:
+        """Look at the whole of the releases' grid, whatever the mode; None but for two settings."""
+        if len(self.outer) != 1:
             return None
         low, high = self._low.filled, self._high.filled
-        axes = {axis.setting: axis.grid() for axis in (self.outer, self.inner)}
+        axes = {axis.setting: axis.grid() for axis in (*self.outer, self.inner)}
         accuracy = 100.0 * self._count_on_grid(low, high) / low.shape[1]
         return Surface(accuracy.astype(np.float32), axes)
 
@@ -216,25 +231,28 @@ class Search:
         self, low: NDArray[np.float64], high: NDArray[np.float64]
     ) -> NDArray[np.int64]:
         inner = np.asarray(self.inner.grid())
-        outer = self.outer_values if self.outer is None else self.outer.grid()
-        rows = [self.outer_values.index(value) for value in outer]
+        number = {point: row for row, point in enumerate(self.outer_values)}
+        rows = [number[point] for point in self._grid()]
         return np.stack([_count(low[row], high[row], inner) for row in rows])
 
     def _best_of_grid(
         self, low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> tuple[float, float, int]:
+    ) -> tuple[Point, float, int]:
         count = self._count_on_grid(low, high)
         row, column = np.unravel_index(count.argmax(), count.shape)
-        return self.outer_values[row], self.inner.grid()[column], int(count[row, column])
+        return self._grid()[row], self.inner.grid()[column], int(count[row, column])
+
+    def _grid(self) -> list[Point]:
+        return _points([axis.grid() for axis in self.outer])
 
     def _best_of_all(
         self, low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> tuple[float, float, int]:
-        best: tuple[int, float, float, float] | None = None
+    ) -> tuple[Point, float, int]:
+        best: tuple[int, float, Point, float] | None = None
         for outer, *rows in zip(self.outer_values, low, high, strict=True):
             right, inner, distance = self._best_inner(*rows)
-            if self.outer is not None:
-                distance += math.log(outer / self.default[self.outer.setting]) ** 2
+            for setting, value in self._settings(outer).items():
+                distance += math.log(value / self.default[setting]) ** 2
             if best is None or (-right, distance) < best[:2]:
                 best = (-right, distance, outer, inner)
         assert best is not None
@@ -263,6 +281,13 @@ class Search:
         return right, float(np.exp(nearest[chosen])), float(distance[chosen])
 
 
+def _points(grids: Sequence[Sequence[float]]) -> list[Point]:
+    """Give the points of a grid, the last axis fastest."""
+    if not grids:
+        return [NO_OUTER]
+    return list(grids[0]) if len(grids) == 1 else list(itertools.product(*grids))
+
+
 def _count(
     low: NDArray[np.float64], high: NDArray[np.float64], values: NDArray[np.float64]
 ) -> NDArray[np.int64]:
@@ -273,28 +298,25 @@ def _count(
     return opened - closed
 
 
-def search_from(
-    mode: str, ranges: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
-) -> Search:
+def search_from(mode: str, ranges: Mapping[str, Any], settings: Mapping[str, Any]) -> Search:
     """Build a search from a method's YAML.
 
     Args:
         mode: `exact` or `grid`.
-        ranges: `inner` and perhaps `outer`, each the fields of a `Range` or of `Values`.
+        ranges: `inner` and perhaps `outer`, each the fields of a `Range` or of `Values`; `outer`
+            may be a list of them.
         settings: the present values of the head's settings that may be searched.
 
     Raises:
         UserError: a range is empty, or belongs to a setting that the head does not search.
     """
-    axes = {
-        place: (Values if "values" in ranges[place] else Range)(**ranges[place])
-        for place in ("outer", "inner")
-        if place in ranges
-    }
-    for place, axis in axes.items():
+    outer = ranges.get("outer") or []
+    outer = [outer] if isinstance(outer, Mapping) else outer
+    axes = [(Values if "values" in axis else Range)(**axis) for axis in (*outer, ranges["inner"])]
+    for axis in axes:
         if axis.setting not in settings:
             raise UserError(
-                f"method.search.{place}.setting={axis.setting}: this method searches "
-                f"{', '.join(settings) or 'nothing'}."
+                f"method.search: {axis.setting} is no setting that this method searches: there is "
+                f"{', '.join(settings) or 'none'}."
             )
-    return Search(mode, axes.get("outer"), axes["inner"], settings)
+    return Search(mode, axes[:-1], axes[-1], settings)

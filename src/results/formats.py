@@ -15,6 +15,7 @@ from src.results.terminal import print_rows
 
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
 BESIDE = "In brackets: points above the accuracy published in {}."
+SAME_PROMPTS = "In square brackets: zero-shot CLIP with the same prompts, which are not the usual."
 AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a formula begins with in a spreadsheet."""
@@ -30,6 +31,7 @@ LATEX = str.maketrans(
         "†": r"$^\dagger$",
         "‡": r"$^\ddagger$",
         "§": r"$^\S$",
+        "¶": r"$^\P$",
         "→": r"$\rightarrow$",
         "−": "$-$",
     }
@@ -44,6 +46,7 @@ def notes(tables: Sequence[Table]) -> list[str]:
         *([AVERAGED] if any(table.title.startswith(AVERAGE) for table in tables) else []),
         *([SPREAD] if any(cell.interval is not None for cell in cells) else []),
         *(BESIDE.format(describe(source)) for source in sources if source),
+        *([SAME_PROMPTS] if any(cell.zero_shot is not None for cell in cells) else []),
         *explanations("".join(cell.marks for cell in cells)),
     ]
 

@@ -61,6 +61,7 @@ class Runs(NamedTuple):
             `task`: its dataset; for a head adapted on another one, `adapted on → dataset`;
             `label`: its method and, where the runs of a method differ in them, how it chose its
             settings and the settings that it was given; and that it was a partial test;
+            `validation_free`: see `Result`;
             `made_by`: the command of its sweep, or its own.
         unfinished: jobs without a result.
     """
@@ -97,9 +98,15 @@ def load(folders: Sequence[Path]) -> Runs:
             "folder of runs or of a sweep."
         )
     unfinished += [_read_unfinished(folder) for folder in sorted(jobs - found, key=_natural)]
-    numbers = ("validation_accuracy", "published", *(metric.name for metric in METRICS))
+    numbers = (
+        "validation_accuracy",
+        "published",
+        "zero_shot",
+        *(metric.name for metric in METRICS),
+    )
     frame = pd.json_normalize(rows).astype(dict.fromkeys(numbers, float))
     frame["task"] = [task_of(row) for row in rows]
+    frame["validation_free"] = frame["selection"] == "validation_free"
     frame["label"] = _labels(frame, [settings for *_, settings in runs])
     return Runs(frame, unfinished)
 

@@ -1,14 +1,17 @@
-"""The signs beside accuracies that cannot be compared with others as they are."""
+"""The signs beside accuracies that were found in another way than most."""
 
 from typing import Any
 
-SIGNS = {"selected_on_test": "†", "saw_test_images": "‡", "partial_test": "§"}
-"""By the record's field that is true where a sign is due."""
+SIGNS = {
+    "selected_on_test": "†", "saw_test_images": "‡", "partial_test": "§", "validation_free": "¶",
+}  # fmt: skip
+"""By the record's attribute that is true where a sign is due."""
 
 MEANINGS = {
     "†": "† settings chosen on the test split: not comparable.",
     "‡": "‡ the method saw the unlabelled test images before it answered.",
     "§": "§ tested on a part of the test split only: not comparable.",
+    "¶": "¶ validation-free: one setting for all datasets and shots, no validation image.",
 }
 
 

@@ -34,7 +34,8 @@ HYPERPARAMETERS = "hyperparameters."
 SHOWN = {
     "task": "dataset", "backbone": "backbone", "label": "method", "shots": "shots", "seed": "seed",
     "selection": "selection", **{metric.name: metric.heading for metric in METRICS},
-    "validation_accuracy": "validation", "published": "published", "settings_from": "settings from",
+    "validation_accuracy": "validation", "zero_shot": "zero-shot", "published": "published",
+    "settings_from": "settings from",
     "git_revision": "commit", "folder": "folder", "command": "command",
 }  # fmt: skip
 """The columns of the list of all runs: their names in the frame, and their headings."""

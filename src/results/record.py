@@ -78,13 +78,15 @@ class Result:
         settings_from: where the method's settings came from, as `rn50 on eurosat
             (conf/settings/calip.yaml)` or `defaults`; empty if it is not known.
         published_by_source: what each source says that has it, by the source's letter in
-            `experiments/published_rn50.json`.
+            `experiments/published.json`.
         saw_test_images: the method looked at the unlabelled test images before it answered.
         partial_test: fewer images were tested than the test split holds, as with
             `trainer.limit_test_batches`.
         points: how many points of each cloud were projected; None for images.
         distinct_crops: how many different crops of each support image training saw; 0 for methods
             that do not train.
+        zero_shot: the accuracy (per cent) of zero-shot CLIP with the same prompts, where they are
+            not the dataset's own; None otherwise.
         version: the record's version.
     """
 
@@ -123,12 +125,18 @@ class Result:
     partial_test: bool = False
     points: int | None = None
     distinct_crops: int = 0
+    zero_shot: float | None = None
     version: int = VERSION
 
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy on the test split, in per cent."""
         return self.metrics["accuracy"]
+
+    @property
+    def validation_free(self) -> bool:
+        """Whether nothing was chosen, by the protocol of that name."""
+        return self.selection == "validation_free"
 
     def write(self, folder: Path) -> None:
         """Write `result.json` into `folder`, atomically."""

@@ -28,6 +28,9 @@ class Cell(NamedTuple):
         selected_on_test: true of one seed at least, as the following.
         saw_test_images: see `Result`.
         partial_test: see `Result`.
+        validation_free: see `Result`.
+        zero_shot: the mean accuracy (per cent) of zero-shot CLIP with the same prompts, where those
+            are not the dataset's own.
     """
 
     mean: float
@@ -38,6 +41,8 @@ class Cell(NamedTuple):
     selected_on_test: bool
     saw_test_images: bool
     partial_test: bool
+    validation_free: bool = False
+    zero_shot: float | None = None
 
     @property
     def difference(self) -> float | None:
@@ -52,7 +57,8 @@ class Cell(NamedTuple):
     def __str__(self) -> str:
         spread = "" if self.interval is None else f" ± {self.interval:.2f}"
         beside = "" if self.difference is None else f" ({self.difference:+.2f})"
-        return f"{self.mean:.2f}{self.marks}{spread}{beside}"
+        zero_shot = "" if self.zero_shot is None else f" [{self.zero_shot:.2f}]"
+        return f"{self.mean:.2f}{self.marks}{spread}{beside}{zero_shot}"
 
 
 class Table(NamedTuple):
@@ -146,6 +152,7 @@ def _cell(runs: pd.DataFrame, source: str | None) -> Cell:
         seeds=len(runs),
         **_published(runs["published"].mean(skipna=False), source),
         **_signs(runs),
+        zero_shot=_mean_or_none(runs["zero_shot"]),
     )
 
 
@@ -159,6 +166,7 @@ def _average(runs: pd.DataFrame, source: str | None) -> Cell:
         seeds=len(by_seed),
         **_published(published.mean(skipna=False), source),
         **_signs(runs),
+        zero_shot=_mean_or_none(runs.groupby("task")["zero_shot"].mean()),
     )
 
 
@@ -187,8 +195,13 @@ def _published(mean: float, source: str | None) -> dict[str, Any]:
     return {"published": None if math.isnan(mean) else float(mean), "source": source}
 
 
+def _mean_or_none(values: pd.Series) -> float | None:
+    mean = values.mean(skipna=False)
+    return None if math.isnan(mean) else float(mean)
+
+
 def _signs(runs: pd.DataFrame) -> dict[str, Any]:
-    return {name: bool(runs[name].any()) for name in SIGNS}
+    return {name: name in runs and bool(runs[name].any()) for name in SIGNS}
 
 
 def _average_first(task: str) -> bool:

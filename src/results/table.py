@@ -68,6 +68,7 @@ def _row(result: Result, label: str, source: str | None) -> dict[str, str]:
         "selection": result.selection,
         **metrics,
         "validation": _optional(result.validation_accuracy),
+        "zero-shot": _optional(result.zero_shot),
         "published": _optional(result.published_by_source.get(source or "")),
     }
 

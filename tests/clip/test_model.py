@@ -184,6 +184,44 @@ def test_other_architectures_have_global_features_only(architecture: str) -> Non
         clip.encode_image_spatial(images)
 
 
+@pytest.mark.parametrize(
+    "architecture", [*SPATIAL, "small-resnet-quickgelu", "small-attentional", "small-late-norm"]
+)
+def test_the_projection_takes_unprojected_features_to_the_global_ones(architecture: str) -> None:
+    clip = sharpened(loaded(architecture))
+    images = images_for(clip)
+    passes = []
+    clip.model.visual.conv1.register_forward_hook(lambda *_: passes.append(1))
+    features = clip.encode(images, {"unprojected"})
+    assert len(passes) == 1
+    weight, bias = clip.projection
+    unprojected = features["unprojected"]
+    assert unprojected.dtype == weight.dtype == bias.dtype == torch.float32
+    assert weight.shape == (unprojected.shape[1], 24)
+    expected = clip.encode_image(images)
+    torch.testing.assert_close(unprojected @ weight + bias, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features["global"], expected, rtol=1e-4, atol=1e-4)
+    assert not (weight.requires_grad or bias.requires_grad or unprojected.requires_grad)
+    assert bias.any() == ("resnet" in architecture)
+
+
+def test_all_features_are_computed_together() -> None:
+    clip = loaded("small-tok")
+    features = clip.encode(images_for(clip), {"global", "spatial", "unprojected"})
+    assert {name: tuple(rows.shape) for name, rows in features.items()} == {
+        "global": (2, 24),
+        "spatial": (2, 16, 24),
+        "unprojected": (2, 32),
+    }
+
+
+def test_a_tower_without_one_linear_layer_at_its_end_is_refused() -> None:
+    clip = loaded("small-timm")
+    for ask in (lambda: clip.projection, lambda: clip.encode(images_for(clip), {"unprojected"})):
+        with pytest.raises(UserError, match="small-timm does not end in one linear layer"):
+            ask()
+
+
 def test_the_model_is_frozen_and_in_evaluation_mode() -> None:
     clip = FrozenClip.load("small-resnet", None)
     assert not any(module.training for module in clip.model.modules())

@@ -98,6 +98,34 @@ def test_gradients_of_the_context_are_those_of_whole_prompts(load):
     assert (plain.norm(dim=1) > 0.1).all()
 
 
+def test_several_prefixes_give_the_features_of_each(load, monkeypatch):
+    monkeypatch.setattr(text_tower, "CLASSES_PER_PASS", 3)
+    tower = TextTower(clip := load())
+    prefix, suffixes, ends = words_as_context(clip, tower)
+    several = torch.stack([prefix, prefix.flip(0), 2 * prefix])
+    features = tower(several, suffixes, ends)
+    assert features.shape == (3, len(ends), 24)
+    for own, one in zip(features, several, strict=True):
+        torch.testing.assert_close(own, tower(one, suffixes, ends), rtol=1e-5, atol=1e-5)
+
+
+def test_words_are_embedded_without_start_and_end(load):
+    tower = TextTower(clip := load())
+    expected = tower.token_embedding(clip.tokenizer([CONTEXT]))[0, 1:7]
+    assert torch.equal(tower.embed_words(CONTEXT), expected)
+    assert tower.embed_words("").shape == (0, 32)
+
+
+def test_a_context_of_words_that_the_model_never_saw_is_refused_by_name():
+    tower = TextTower(FrozenClip.load("local-dir:src/clip/tiny", None))
+    assert tower.embed_words("a photo of the letter").shape == (5, 48)
+    message = (
+        r"initial_words='a blurry photo of a': .*tiny does not know the word\(s\) blurry: give"
+    )
+    with pytest.raises(UserError, match=message):
+        tower.embed_words("a blurry photo of a")
+
+
 def test_a_class_does_not_depend_on_the_others_nor_on_what_follows_its_end(load):
     tower = TextTower(clip := load())
     prefix, suffixes, ends = words_as_context(clip, tower)
@@ -142,7 +170,7 @@ def test_the_tower_is_frozen_and_lets_the_image_tower_go(load):
     ],
 )
 def test_other_text_towers_are_refused(load, text, others):
-    with pytest.raises(UserError, match="coop learns the context of a CLIP text transformer"):
+    with pytest.raises(UserError, match="learns the context of a CLIP text transformer"):
         TextTower(load(text, **others))
 
 

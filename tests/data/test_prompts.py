@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.prompts import make_prompts, read_prompts
+from src.data.prompts import make_prompts, read_descriptors, read_prompts
 from src.errors import UserError
 
 names = st.text(st.characters(exclude_characters="{}_"), max_size=9)
@@ -89,3 +89,25 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "marked.json").write_text(json.dumps({"cat": ["A cat."]}), encoding="utf-8-sig")
     assert read_prompts(str(tmp_path / "marked.json"), ["cat"]) == [["A cat."]]
+
+
+def test_descriptors_become_the_sentences_of_their_authors(tmp_path):
+    path = tmp_path / "descriptors.json"
+    written = [
+        "two legs",
+        "a small comb",
+        "has feathers",
+        "often white",
+        "used for eggs",
+        "can fly",
+    ]
+    path.write_text(json.dumps({"hen": written, "hot dog": ["red"]}))
+    assert read_descriptors(str(path), ["hen", "hot_dog"]) == [
+        [
+            "hen, which has two legs", "hen, which is a small comb", "hen, which has feathers",
+            "hen, which often white", "hen, which is used for eggs", "hen, which can fly",
+        ],
+        ["hot dog, which has red"],
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"dataset\.descriptors must name every class"):
+        read_descriptors(str(path), ["cow"])

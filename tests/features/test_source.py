@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer
+from safetensors.torch import save_file
 
 from src.clip.crops import Augmentation, Crop, CropTransform
 from src.clip.model import FrozenClip
@@ -19,6 +20,7 @@ from src.clip.weights import weights_id
 from src.data import few_shot
 from src.data.images import ImageArrays, Item
 from src.errors import UserError
+from src.features import precomputed
 from src.features.source import ImageFeatures
 from src.store.store import FeatureStore
 
@@ -81,6 +83,32 @@ def test_workers_start_where_joblib_has_put_its_own_way_to_start_them(source):
 def test_features_with_spatial_ones_serve_whoever_needs_the_global_ones(source):
     both = source.split("test", inputs=BOTH)
     assert source.split("test", inputs=["global"]).path == both.path
+
+
+def test_unprojected_features_are_stored_beside_the_global_ones_and_serve_for_them(source):
+    """The projection is CLIP's in float32, also after an extraction has folded the tower."""
+    entry = source.split("test", inputs=["unprojected"])
+    stored = entry.rows(0, 15)
+    assert set(stored) == {"global", "unprojected", "label"}
+    weight, bias = source.projection, source.projection_bias
+    again = stored["unprojected"].float() @ weight + bias
+    torch.testing.assert_close(again, stored["global"].float(), atol=5e-3, rtol=5e-3)
+    clip = FrozenClip.load(TINY, None)
+    assert torch.equal(weight, clip.projection.weight)
+    assert torch.equal(bias, clip.projection.bias)
+    weight.zero_()
+    assert torch.equal(source.projection, clip.projection.weight)
+    assert source.split("test", inputs=["global"]).path == entry.path
+
+
+def test_spatial_and_unprojected_features_are_stored_together_only_where_both_are_needed(source):
+    spatial = source.split("test", inputs=BOTH)
+    unprojected = source.split("test", inputs=["unprojected"])
+    assert spatial.path != unprojected.path
+    every = source.split("test", inputs=["spatial", "unprojected"])
+    assert set(every.rows(0, 2)) == {"global", "spatial", "unprojected", "label"}
+    for inputs in (BOTH, ["unprojected"], ["global"]):
+        assert source.split("test", inputs=inputs).path == every.path
 
 
 def test_who_needs_global_features_waits_for_a_process_that_extracts_more(make, monkeypatch):
@@ -184,6 +212,38 @@ def test_raw_text_is_the_mean_of_the_prompts_features_as_clip_gives_them(make):
     directions = torch.nn.functional.normalize(each, dim=-1).mean(dim=1)
     expected = torch.nn.functional.normalize(directions, dim=-1)
     torch.testing.assert_close(source.text, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_each_prompt_s_text_is_what_clip_gives_for_it_alone_and_is_stored_once(make, monkeypatch):
+    prompts = [["a photo of the letter a.", "the letter a"], ["letter b"], ["c", "a c", "letter c"]]
+    source, clip = make(prompts), FrozenClip.load(TINY, None)
+    flat = [prompt for of_class in prompts for prompt in of_class]
+    with torch.no_grad():
+        alone = [clip.model.encode_text(clip.tokenizer([prompt]))[0] for prompt in flat]
+    found = source.prompt_text
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.stack(alone), atol=1e-5, rtol=1e-5)
+    assert source.prompt_label.tolist() == [0, 0, 1, 2, 2, 2]
+    means = [found[source.prompt_label == label].mean(dim=0) for label in range(3)]
+    torch.testing.assert_close(source.raw_text, torch.stack(means), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(FrozenClip, "load", lambda *_: pytest.fail("CLIP was loaded again"))
+    assert torch.equal(make(prompts).prompt_text, found)
+
+
+def test_precomputed_features_have_one_text_a_class_for_its_prompts_and_no_projection(tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog"]))
+    (tmp_path / "meta.json").write_text(json.dumps({"logit_scale": 50}))
+    text = 10 * torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    save_file({"text": text}, tmp_path / "text.safetensors")
+    source = precomputed.read(str(tmp_path))
+    assert torch.equal(source.prompt_text, source.raw_text)
+    assert torch.equal(source.prompt_text, text)
+    assert source.prompt_label.tolist() == [0, 1]
+    for name in ("projection", "projection_bias"):
+        with pytest.raises(UserError, match=r"CLIP's last linear layer, and precomputed .* choose"):
+            getattr(source, name)
+    with pytest.raises(UserError, match="needs unprojected features, which the format"):
+        source.split("test", ["unprojected"])
 
 
 def test_text_of_an_earlier_version_is_said_to_be_outdated_and_encoded_again(

@@ -1,6 +1,7 @@
 """What every head must do. A new method's head is checked from its YAML, without further code."""
 
 import json
+from collections.abc import Sequence
 
 import torch
 from hydra.utils import get_class
@@ -28,7 +29,12 @@ class TextTower(nn.Module):
         embeddings[:, 0] = embeddings[0, 0].clone()
         return embeddings, torch.full((len(class_names),), length - 1)
 
+    def embed_words(self, words):
+        return torch.full((len(words.split()), WIDTH), 0.1)
+
     def forward(self, prefix, suffixes, ends):
+        if prefix.dim() == 3:
+            return torch.stack([self(one, suffixes, ends) for one in prefix])
         whole = torch.cat([prefix.expand(len(ends), -1, -1), suffixes], dim=1)
         return whole.cumsum(dim=1).sin().sum(dim=1) @ self.weight
 
@@ -39,6 +45,10 @@ def given():
     return {
         "text": text,
         "raw_text": 10 * text,
+        "prompt_text": 10 * torch.cat([text, text + 0.1]),
+        "prompt_label": torch.arange(CLASSES).repeat(2),
+        "projection": torch.randn(2 * WIDTH, WIDTH),
+        "projection_bias": torch.randn(WIDTH),
         "logit_scale": 20.0,
         "class_names": NAMES,
         "text_tower": TextTower(),
@@ -49,7 +59,11 @@ def given():
 def features(head_class, *leading):
     """Draw what `forward` takes, for `leading` dimensions of images."""
     views = (VIEWS,) if head_class.depth_maps == "joint" else ()
-    shapes = {"global": (*views, WIDTH), "spatial": (*views, POSITIONS, WIDTH)}
+    shapes = {
+        "global": (*views, WIDTH),
+        "spatial": (*views, POSITIONS, WIDTH),
+        "unprojected": (*views, 2 * WIDTH),
+    }
     return {name: torch.randn(*leading, *shapes[name]) for name in head_class.inputs}
 
 
@@ -75,8 +89,8 @@ def logits(head, images):
         return head(*images)
 
 
-def check_head(node):
-    """Check the head of `method.head`, a node of a method's configuration."""
+def check_head(node, search=None):
+    """Check the head of `method.head`, a node of a method's configuration, and of its search."""
     head = build(node)
     images = list(features(type(head), IMAGES).values())
     label = torch.arange(IMAGES) % CLASSES
@@ -101,8 +115,9 @@ def check_head(node):
     torch.testing.assert_close(logits(head, images), first)
 
     if isinstance(head, Searchable):
-        inner, *outer = reversed([head.chosen()[name] for name in lines_of(head)])
-        (line,) = head.lines(outer or [1.0], *images)
+        *outer, inner = [head.chosen()[axis.setting] for axis in axes_of(search)]
+        points = [tuple(outer)] if len(outer) > 1 else outer or [1.0]
+        (line,) = head.lines(points, *images)
         torch.testing.assert_close(line[0] + inner * line[1], first, atol=1e-4, rtol=1e-4)
 
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
@@ -126,7 +141,7 @@ def check_head(node):
     torch.testing.assert_close(logits(again, images), logits(head, images))
 
 
-def lines_of(head):
-    """Name the searched settings: the outer one, if there is one, and the inner one."""
-    orders = {("alpha", "beta"): ("beta", "alpha")}
-    return orders.get(tuple(head.searched), head.searched)
+def axes_of(search):
+    """List the axes of a search: the outer ones, if there are any, and the inner one."""
+    outer = search.get("outer", [])
+    return [*(outer if isinstance(outer, Sequence) else [outer]), search.inner]

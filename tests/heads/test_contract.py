@@ -15,7 +15,8 @@ METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 @pytest.mark.parametrize("method", METHODS)
 def test_every_head_keeps_the_contract(method):
     dataset = "solids" if method == "pointclip" else "digits"
-    check_head(compose([f"method={method}", f"dataset={dataset}"]).method.head)
+    described = compose([f"method={method}", f"dataset={dataset}"]).method
+    check_head(described.head, described.search)
 
 
 class Good(Head):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from src.errors import UserError
 from src.heads.coop import CoOp
 from src.heads.zero_shot import ZeroShot
 from tests.heads import plain
@@ -28,8 +29,16 @@ class Tower(nn.Module):
         rows = [int(name) for name in class_names]
         return self.embeddings[rows], self.ends[rows]
 
+    def embed_words(self, words):
+        return torch.tensor([[float(word)] * WIDTH for word in words.split()]).reshape(-1, WIDTH)
+
     def forward(self, prefix, suffixes, ends):
         self.calls += 1
+        return self.texts(prefix, suffixes, ends)
+
+    def texts(self, prefix, suffixes, ends):
+        if prefix.dim() == 3:
+            return torch.stack([self.texts(one, suffixes, ends) for one in prefix])
         whole = torch.cat([prefix.expand(len(ends), -1, -1), suffixes], dim=1)
         return torch.stack(
             [self.of_class(tokens, end) for tokens, end in zip(whole, ends, strict=True)]
@@ -40,14 +49,19 @@ class Tower(nn.Module):
         return (place * tokens[: end + 1]).sin().sum(dim=0) @ self.weight
 
 
-def made(n_context=3, ends=(6, 5, 7, 5), seed=0, logit_scale=20.0):
+def tower_of(ends=(6, 5, 7, 5), seed=0):
+    """Make a tower, and the names of as many classes as there are ends."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(len(ends), max(ends) + 1, WIDTH, generator=generator)
     embeddings[:, 0] = embeddings[0, 0].clone()  # every prompt begins with the start token
-    torch.manual_seed(seed)
     tower = Tower(embeddings, torch.tensor(ends))
-    names = [str(label) for label in range(len(ends))]
-    return CoOp(tower, names, logit_scale, n_context), tower, embeddings
+    return tower, [str(label) for label in range(len(ends))]
+
+
+def made(n_context=3, ends=(6, 5, 7, 5), seed=0, logit_scale=20.0):
+    tower, names = tower_of(ends, seed)
+    torch.manual_seed(seed)
+    return CoOp(tower, names, logit_scale, n_context), tower, tower.embeddings
 
 
 def images(n=7, seed=1):
@@ -96,6 +110,15 @@ def test_each_seed_draws_another_context_of_small_numbers():
     assert context.shape == (16, 512)
     assert context.std().item() == pytest.approx(0.02, rel=0.05)
     assert abs(context.mean().item()) < 1e-3
+
+
+def test_words_end_the_context_behind_zeros():
+    tower, names = tower_of()
+    context = CoOp(tower, names, 1.0, 4, initial_words="0.5 2").context
+    expected = torch.tensor([0.0, 0.0, 0.5, 2.0]).unsqueeze(1).expand(4, WIDTH)
+    assert torch.equal(context, expected)
+    with pytest.raises(UserError, match=r"initial_words='1 2 3' has 3 tokens.*n_context=2 vectors"):
+        CoOp(tower, names, 1.0, 2, initial_words="1 2 3")
 
 
 def test_a_checkpoint_holds_only_the_context_and_restores_the_logits():
@@ -156,8 +179,8 @@ def test_with_words_for_a_context_it_is_zero_shot_clip():
 
     clip = FrozenClip.load("local-dir:src/clip/tiny", None)
     tower = TextTower(clip)
-    head = CoOp(tower, ["a", "q", "z"], clip.logit_scale, n_context=5)
-    head.context.data = tower.token_embedding(clip.tokenizer(["a photo of the letter"]))[0, 1:6]
+    words = "a photo of the letter"
+    head = CoOp(tower, ["a", "q", "z"], clip.logit_scale, n_context=5, initial_words=words)
     text = clip.encode_text([[f"a photo of the letter {name}."] for name in "aqz"]).text
     features = torch.randn(4, text.shape[1], generator=torch.Generator().manual_seed(0))
     expected = ZeroShot(text, clip.logit_scale)(features)

@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch.nn.functional import normalize
 
 from src.heads.gda import Gda
 from src.heads.support import Support
@@ -58,6 +60,24 @@ def test_equals_the_plain_computation(seed, crops, shots, alpha):
     head = prepared(text, support, alpha)
     expected = [plain_logits(row, text, support, alpha, 20.0) for row in image.tolist()]
     torch.testing.assert_close(head(image), torch.tensor(expected), atol=1e-6, rtol=1e-6)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(2, 5))
+def test_agrees_with_an_independent_discriminant_analysis(seed, crops, shots):
+    """Balanced classes: the ridge is then a shrinkage of the pooled covariance, times a factor."""
+    text, _, support = problem(seed, crops=crops, shots=shots, c=4)
+    head = prepared(text, support)
+    x = normalize(support.features["global"].flatten(end_dim=1), dim=-1).numpy()
+    label = support.label.repeat(crops).numpy()
+    samples, width = x.shape
+    lda = LinearDiscriminantAnalysis(
+        solver="lsqr", shrinkage=width / (samples - 1 + width), priors=[0.25] * 4
+    ).fit(x, label)
+    factor = width * (samples - 1) / (samples * (samples - 1 + width))
+    torch.testing.assert_close(head.weight, torch.tensor(factor * lda.coef_))
+    # The prior does not come with the factor.
+    own = factor * (lda.intercept_ + math.log(4)) - math.log(4)
+    torch.testing.assert_close(head.bias, torch.tensor(own))
 
 
 def test_one_sample_per_class_leaves_clips_answers():

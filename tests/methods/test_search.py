@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from src.config import compose
 from src.errors import UserError
 from src.heads.calip import Calip
-from src.methods.search import Range, Search, correct_interval, search_from
+from src.methods.search import Range, Search, Values, correct_interval, search_from
 
 OUTER, INNER = Range("beta2", 0.01, 1.0, 5), Range("beta3", 0.01, 8.0, 23)
 
@@ -161,3 +162,49 @@ def test_where_logits_overflow_nothing_is_right():
     low, high = correct_interval(torch.ones(3, 3), direction, torch.tensor([0, 0, 0]))
     for x in (0.5, 2.0):
         assert ((low < x) & (x < high)).tolist() == [False, False, True]
+
+
+class ThreeSettings(Lines):
+    """Lines in `beta3` that move with `beta2` and bend with `gamma`."""
+
+    def lines(self, outer_values, rows):
+        for beta2, gamma in outer_values:
+            yield self.base[rows] + beta2 * self.tilt[rows], gamma**2 * self.direction[rows]
+
+    def right_at(self, beta2, gamma, beta3):
+        logits = self.base + beta2 * self.tilt + beta3 * gamma**2 * self.direction
+        return int((logits.argmax(dim=1) == self.label).sum())
+
+
+GAMMA = Values("gamma", [0.5, 1.0, 3.0])
+
+
+@given(st.integers(0, 2**31))
+def test_a_grid_over_three_settings_is_a_triple_loop_in_which_the_first_best_wins(seed):
+    lines = ThreeSettings(seed)
+    default = {"beta2": 0.3, "gamma": 1.0, "beta3": 1.0}
+    search = Search("grid", [OUTER, GAMMA], INNER, default)
+    search.add(lines, [torch.arange(len(lines.label))], lines.label)
+    best = (-1, None)
+    for point in itertools.product(OUTER.grid(), GAMMA.grid(), INNER.grid()):
+        if (right := lines.right_at(*point)) > best[0]:
+            best = (right, dict(zip(("beta2", "gamma", "beta3"), point, strict=True)))
+    choice = search.best()
+    assert choice.settings == best[1]
+    assert choice.accuracy == pytest.approx(100 * best[0] / len(lines.label))
+    assert search.surface() is None
+
+
+@given(st.integers(0, 2**31))
+def test_an_exact_search_over_three_settings_is_right_as_often_as_it_says(seed):
+    lines = ThreeSettings(seed)
+    default = {"beta2": 0.3, "gamma": 1.0, "beta3": 1.0}
+    found = {}
+    for mode in ("grid", "exact"):
+        search = Search(mode, [OUTER, GAMMA], INNER, default)
+        search.add(lines, [torch.arange(len(lines.label))], lines.label)
+        found[mode] = search.best()
+        settings = [found[mode].settings[name] for name in ("beta2", "gamma", "beta3")]
+        right = lines.right_at(*settings)
+        assert found[mode].accuracy == pytest.approx(100 * right / len(lines.label))
+    assert found["exact"].accuracy >= found["grid"].accuracy

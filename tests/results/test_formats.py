@@ -61,6 +61,16 @@ def test_a_sign_reaches_a_paper_with_its_meaning():
     assert "footnotesize" not in plain
 
 
+def test_a_cell_names_what_is_special_about_it():
+    cell = PLAIN._replace(validation_free=True, zero_shot=60.25)
+    table = TABLE._replace(rows={"clap": [cell, None]})
+    assert str(cell) == "81.50¶ [60.25]"
+    for written in (formats.markdown([table]), formats.latex([table])):
+        assert "validation-free: one setting for all datasets and shots" in written
+        assert "zero-shot CLIP with the same prompts" in written
+    assert r"81.50$^\P$" in formats.latex([table])
+
+
 def test_csv_has_a_line_for_each_cell():
     cells = pd.DataFrame(
         [("tiny", "digits", "coop", 4, PLAIN), ("tiny", "digits", "coop", 16, FULL)],

@@ -34,6 +34,7 @@ def test_empty_columns_are_left_out_and_shared_conditions_stand_above(printed):
     [
         ({"selected_on_test": True}, "81.50†", "† settings chosen on the test split"),
         ({"saw_test_images": True}, "81.50‡", "‡ the method saw the unlabelled test images"),
+        ({"selection": "validation_free"}, "81.50¶", "¶ validation-free: one setting"),
         ({"partial_test": True}, "81.50§", "§ tested on a part of the test split"),
         (MARKED, "81.50†‡", "‡ the method saw the unlabelled test images"),
     ],
