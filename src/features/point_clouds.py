@@ -60,6 +60,10 @@ class DepthMapClip(FrozenClip):
         whole, spatial = super().encode_image_spatial(self._images(images))
         return self._by_cloud(whole), self._by_cloud(spatial)
 
+    @torch.no_grad()
+    def encode_image_unprojected(self, images: Int32[Tensor, "n p 3"]) -> Float[Tensor, "n v w"]:
+        return self._by_cloud(super().encode_image_unprojected(self._images(images)))
+
     def _by_cloud(self, features: Float[Tensor, "nv ..."]) -> Float[Tensor, "n v ..."]:
         return features.view(-1, self.views, *features.shape[1:])
 

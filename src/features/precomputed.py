@@ -106,7 +106,7 @@ class PrecomputedFeatures:
     @property
     def prompt_text(self) -> Float[Tensor, "c d"]:
         """The mean of each class's prompts in place of each: no more is known."""
-        return self.raw_text
+        return self._text("raw_text") if "raw_text" in _names(self._text_file) else self.text
 
     @property
     def prompt_label(self) -> Int[Tensor, " c"]:

@@ -11,6 +11,7 @@ from src.heads.cross_modal import CrossModal
 from src.heads.support import Support
 from src.heads.zero_shot import ZeroShot
 from tests.heads import fit, plain
+from tests.shared import needs_shared
 
 CLASSES, WIDTH, SHOTS = 3, 6, 4
 PROMPT_LABEL = [0, 0, 0, 1, 2, 2, 2]
@@ -150,3 +151,24 @@ def test_a_run_takes_the_steps_of_a_plain_loop():
         optimizer.step()
     torch.testing.assert_close(head.weight, weight, atol=1e-6, rtol=1e-5)
     assert (head.weight - head.text).abs().max() > 1e-3
+
+
+@needs_shared
+def test_real_clip_features_gain_by_averaging(lvis):
+    """Zero-shot finds 98.26 % of the test images; the figures of no one else are at hand."""
+    text, split, support = lvis
+    test, test_label = split("test")
+    overrides = ["method.training.epochs=20", "method.module.keep=last", "selection=fixed"]
+    cfg = fit.configuration("cross_modal", overrides=overrides)
+    given = {
+        "text": text, "logit_scale": 100.0, "prompt_text": text,
+        "prompt_label": torch.arange(len(text)),
+    }  # fmt: skip
+    head = fit.fit(cfg, fit.build_head(cfg, given, support(16)), support(16))
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        head.wise_ft = share
+        found[share] = 100 * (head(test).argmax(dim=1) == test_label).double().mean().item()
+    assert found[0.0] == pytest.approx(98.26, abs=0.005)
+    assert found[0.5] == pytest.approx(99.5, abs=0.5)
+    assert found[0.5] >= found[1.0] - 0.13
