@@ -1,13 +1,15 @@
 import pytest
 import torch
+from hydra.utils import get_class
 from torch import nn
 
 from src.config import compose
 from src.errors import UserError
 from src.files import CONFIG_DIR
 from src.heads.base import ContractError, Head, check, check_built
+from src.heads.multi_view import MultiView
 from src.heads.zero_shot import ZeroShot
-from tests.heads.contract import check_head
+from tests.heads.contract import CLASSES, IMAGES, VIEWS, build, check_head, features, logits
 
 METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 
@@ -134,3 +136,22 @@ def test_a_frozen_tower_that_would_be_trained_is_refused():
     head.tower.requires_grad_(True)
     with pytest.raises(ContractError, match="`tower` is not a frozen submodule"):
         check_built(head)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_head_that_can_reads_point_clouds(method):
+    """In training a head may give more than the classes, which its own loss reads."""
+    node = compose([f"method={method}"]).method.head
+    if get_class(node["_target_"]).depth_maps != "each":
+        assert method in ("linear_probe", "lp_plus_plus", "pointclip")
+        return
+    cloud = build(node)
+    several = MultiView(cloud, [1.0] * VIEWS)
+    images = list(features(type(cloud), IMAGES, VIEWS).values())
+    several.eval()
+    found = logits(several, images)
+    each = [logits(cloud, [image[:, view] for image in images]) for view in range(VIEWS)]
+    torch.testing.assert_close(found, torch.stack(each).mean(dim=0), atol=1e-4, rtol=1e-4)
+    several.train()
+    loss = several.loss(several(*images), torch.arange(IMAGES) % CLASSES)
+    assert loss.isfinite()
