@@ -64,7 +64,44 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
             return self.transform(Image.new("RGB", (1, 1)), crop), SKIPPED
 
 
-class PendingBatches(LightningDataModule):
+class ListedBatches(LightningDataModule):
+    """Batches of images for a predict loop, each of which is given by a number and its rows."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        crops: Sequence[Crop],
+        transform: Callable[[Any, Crop], Tensor],
+        skip_damaged: bool,
+        batches: Sequence[tuple[int, range]] = (),
+    ) -> None:
+        super().__init__()
+        self.dataset, self.crops, self.transform = dataset, crops, transform
+        self.skip_damaged, self.batches = skip_damaged, batches
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
+        images = ImageBatches(
+            self.dataset, self.crops, self.transform, self.batches, self.skip_damaged
+        )
+        # A worker takes longer to start than a few batches take to decode.
+        workers = min(os.cpu_count() or 1, len(self.batches) // 4)
+        # joblib's processes have its own start method as default, and torch cannot use that one.
+        start = multiprocessing.get_all_start_methods()[0] if workers else None
+        return DataLoader(
+            images,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context=start,
+            worker_init_fn=_hush,
+        )
+
+    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+
+class PendingBatches(ListedBatches):
     """The batches of the shards that the store still lacks, divided among the processes.
 
     Batches never cross the border of a shard, so that an extraction that was interrupted computes
@@ -80,40 +117,22 @@ class PendingBatches(LightningDataModule):
         batch_size: int,
         skip_damaged: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(dataset, crops, transform, skip_damaged)
         # Where there are fewer shards than processes, some have nothing to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.dataset, self.crops, self.transform = dataset, crops, transform
         self.writer, self.rows_per_batch = writer, batch_size
-        self.skip_damaged = skip_damaged
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
         assert self.trainer is not None
         pending = self.trainer.strategy.broadcast(self.writer.pending)
         shards = pending[self.trainer.global_rank :: self.trainer.world_size]
-        batches = [
+        self.batches = [
             (shard, range(start, min(start + self.rows_per_batch, rows.stop)))
             for shard in shards
             for rows in [self.writer.rows_of(shard)]
             for start in range(rows.start, rows.stop, self.rows_per_batch)
         ]
-        images = ImageBatches(self.dataset, self.crops, self.transform, batches, self.skip_damaged)
-        # A worker takes longer to start than a few batches take to decode.
-        workers = min(os.cpu_count() or 1, len(batches) // 4)
-        # joblib's processes have its own start method as default, and torch cannot use that one.
-        start = multiprocessing.get_all_start_methods()[0] if workers else None
-        return DataLoader(
-            images,
-            batch_size=None,
-            num_workers=workers,
-            multiprocessing_context=start,
-            worker_init_fn=_hush,
-        )
-
-    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
-        if isinstance(batch, UserError):
-            raise batch
-        return batch
+        return super().predict_dataloader()
 
 
 def _hush(_: int) -> None:

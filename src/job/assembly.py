@@ -44,7 +44,8 @@ missing, where those are used as they are."""
 def check_method(cfg: DictConfig) -> None:
     """Check that the method's head keeps its contract and has the settings that it is given.
 
-    A sweep may give settings of the support set to methods that see none: there they are dropped.
+    A sweep may give settings of the support set to methods that see none, or of the training to
+    those that are not trained: there they are dropped.
 
     Raises:
         UserError: a setting of the head or of the support set is unknown, or one of the head is
@@ -66,10 +67,11 @@ def check_method(cfg: DictConfig) -> None:
             f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "
             f"are {', '.join(SUPPORT)}."
         )
-    if support and _sees_no_support(cfg.method.name):
-        given = ", ".join(f"method.support.{name}" for name in support)
-        log.warning("method=%s sees no support set: %s has no effect", cfg.method.name, given)
-        cfg.method.support = None
+    for part, why in (("support", "sees no support set"), ("training", "is not trained")):
+        if cfg.method[part] and _is_without(cfg.method.name, part):
+            given = ", ".join(f"method.{part}.{name}" for name in cfg.method[part])
+            log.warning("method=%s %s: %s has no effect", cfg.method.name, why, given)
+            cfg.method[part] = None
 
 
 def _check_training(cfg: DictConfig) -> None:
@@ -259,11 +261,11 @@ def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
     return _settings(cfg) | head.chosen()
 
 
-def _sees_no_support(method: str) -> bool:
-    """Say whether a method's own YAML has no support set."""
+def _is_without(method: str, part: str) -> bool:
+    """Say whether a method's own YAML has no `support`, or no `training`."""
     path = CONFIG_DIR / "method" / f"{method}.yaml"
     own: Any = OmegaConf.load(path) if path.is_file() else {}
-    return "support" in own and own["support"] is None
+    return part in own and own[part] is None
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:

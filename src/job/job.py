@@ -5,7 +5,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +77,7 @@ def run(cfg: DictConfig) -> float:
     answers = method.answers
     result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     output = Path(cfg.paths.output)
-    if training is not None and saved is None:
-        path = output / checkpoint.FILE
-        checkpoint.save(trainer, method, path, asdict(result), source.class_names)
+    recording.save_adapted(output, cfg, source, trainer, method, result)
     evaluations = [
         shift.evaluate(cfg, other, features, method, result)
         for other, features in zip(others, elsewhere, strict=True)

@@ -13,13 +13,17 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from src import classifier
+from src.clip.precision import FLOAT32
 from src.config import config_hash, has_other_prompts, rerun_command, selection_of
 from src.data.point_clouds import PointClouds
 from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
 from src.files import replacing
-from src.job.assembly import hyperparameters
+from src.heads.multi_view import MultiView
+from src.job.assembly import hyperparameters, make_class_prompts
 from src.job.clock import Clock
+from src.methods import checkpoint
 from src.methods.base import Answers, Method
 from src.methods.search import Surface
 from src.resolvers import settings_from
@@ -27,6 +31,8 @@ from src.results import record
 from src.results.outcome import Outcome
 from src.results.published import published
 
+ADAPTED_ON = ("dataset", "shots", "seed", "selection", "accuracy", "n_test", "started_at")
+"""What a classifier tells of its run."""
 ROWS = 4096
 """How many test images are compared with the text at once."""
 
@@ -149,3 +155,47 @@ def log(trainer: Trainer, result: record.Result, evaluations: Sequence[record.Re
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update(asdict(result) | dict(result.metrics) | accuracies)
             logger.experiment.finish()
+
+
+def save_adapted(
+    folder: Path,
+    cfg: DictConfig,
+    source: FeatureSource,
+    trainer: Trainer,
+    method: Method,
+    result: record.Result,
+) -> None:
+    """Leave what was adapted: the checkpoint of a training, and a classifier that needs no data.
+
+    Features that the user brought have no backbone here, and leave no classifier.
+    """
+    if cfg.method.training is not None and cfg.ckpt_path is None:
+        path = folder / checkpoint.FILE
+        checkpoint.save(trainer, method, path, asdict(result), source.class_names)
+    if result.architecture is None or result.weights is None:
+        return
+    head, views = method.head, None
+    if isinstance(head, MultiView):
+        head, views = head.head, head.view_weights
+    settings = {**result.hyperparameters}
+    settings.pop("view_weights", None)
+    about = classifier.About(
+        method=result.method,
+        settings=settings,
+        view_weights=views,
+        class_names=list(source.class_names),
+        prompts=[list(of_class) for of_class in make_class_prompts(cfg, source.class_names)],
+        logit_scale=source.logit_scale,
+        backbone=result.backbone,
+        architecture=classifier.portable(result.architecture),
+        pretrained=cfg.backbone.pretrained,
+        weights=result.weights,
+        precision=result.precision or FLOAT32,
+        inputs=list(method.inputs),
+        adapted_on={
+            **{name: getattr(result, name) for name in ADAPTED_ON},
+            "interval": classifier.wilson_interval(result.accuracy, result.n_test),
+        },
+    )
+    given = {name: getattr(source, name) for name in head.given if name not in classifier.OF_CLIP}
+    classifier.save(folder / classifier.FOLDER, about, method.head, given)
