@@ -29,9 +29,9 @@ SMALLER = {
         "++trainer.check_val_every_n_epoch=50",
     ],
     "offline_demo": ["dataset=digits,letters", "backbone=tiny", "shots=1"],
-    "methods_2026_offline": ["dataset=digits", "shots=2"],
-    "methods_2026": ["dataset=caltech101", "shots=2"],
-    "validation_free": ["dataset=caltech101", "shots=2"],
+    "methods_2026_offline": ["dataset=digits", "shots=2", "++method.training.epochs=3"],
+    "methods_2026": ["dataset=caltech101", "shots=2", "++method.training.epochs=3"],
+    "validation_free": ["dataset=caltech101", "shots=2", "++method.training.epochs=3"],
 }
 """What replaces the sweep's values where the replicas are too small for them."""
 
