@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from hydra.utils import get_class
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,9 +22,10 @@ from torch import Tensor, nn
 from src.clip.model import FrozenClip
 from src.clip.text_tower import TextTower
 from src.clip.weights import LOCAL_DIR, weights_id
+from src.config import method_yaml
 from src.data.text_files import read_json
 from src.errors import UserError
-from src.files import CONFIG_DIR, ROOT, replacing, write_json
+from src.files import ROOT, replacing, write_json
 from src.heads.base import Head, check
 from src.heads.multi_view import MultiView
 
@@ -229,14 +229,11 @@ def _put(head: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _head_class(folder: Path, method: str) -> Any:
-    """Find the head's class by the method's own YAML, or the one that it extends."""
-    name = method
-    while (path := CONFIG_DIR / "method" / f"{name}.yaml").is_file() and name.isidentifier():
-        node: Any = OmegaConf.load(path)
-        if "_target_" in node.get("head", {}):
-            return get_class(node.head["_target_"])
-        name = next(one for one in node.defaults if isinstance(one, str))
-    raise UserError(f"{folder} is of method={method}, which there is not here.")
+    """Find the head's class by the method's own YAML."""
+    own = method_yaml(method)
+    if "head" not in own:
+        raise UserError(f"{folder} is of method={method}, which there is not here.")
+    return get_class(own.head["_target_"])
 
 
 def wilson_interval(accuracy: float, n: int, z: float = 1.96) -> list[float]:

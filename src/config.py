@@ -161,6 +161,14 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         return hydra_compose("config", overrides=list(overrides))
 
 
+def method_yaml(name: str) -> DictConfig:
+    """Read a method's YAML with what it extends, without composing the rest of a configuration."""
+    path = CONFIG_DIR / "method" / f"{name}.yaml"
+    own: Any = OmegaConf.load(path) if name.isidentifier() and path.is_file() else {}
+    extended = [one for one in own.get("defaults", []) if isinstance(one, str) and one != "_self_"]
+    return cast(DictConfig, OmegaConf.merge(*map(method_yaml, extended), own))
+
+
 def build(node: DictConfig, **values: Any) -> Any:
     """Call the node's `_target_` with its settings and `values`.
 

@@ -13,7 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
-from src.config import PROMPTS, WITHOUT_VALIDATION, build, searches_views, selection_of
+from src.config import (
+    PROMPTS,
+    WITHOUT_VALIDATION,
+    build,
+    method_yaml,
+    searches_views,
+    selection_of,
+)
 from src.data.point_clouds import PointClouds
 from src.data.prompts import make_prompts, read_descriptors, read_prompts
 from src.data.text_files import listing
@@ -23,7 +30,6 @@ from src.features.datamodule import DRAWINGS, FeatureDataModule, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
-from src.files import CONFIG_DIR
 from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
@@ -263,8 +269,7 @@ def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
 
 def _is_without(method: str, part: str) -> bool:
     """Say whether a method's own YAML has no `support`, or no `training`."""
-    path = CONFIG_DIR / "method" / f"{method}.yaml"
-    own: Any = OmegaConf.load(path) if path.is_file() else {}
+    own = method_yaml(method)
     return part in own and own[part] is None
 
 
