@@ -328,7 +328,8 @@ def ending() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(SystemExit), explaining():  # the crash has a code and a reason of its own
+        # The crash has a code and a reason of its own, and may have left a module half imported.
+        with suppress(Exception, SystemExit), explaining():
             _end()
         raise
     with explaining():
