@@ -36,6 +36,11 @@ EXPLANATIONS: list[Callable[[Exception], str | None]] = []
 """What other modules add to `explain`, each for the exceptions of a library that it uses."""
 
 
+ENDED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+RECEIVED: list[signal.Signals] = []
+"""Which of them came."""
+
+
 class Terminated(SystemExit):
     """The program was told to end (SIGTERM), as Slurm and containers do: exit code 143."""
 
@@ -49,6 +54,7 @@ def run_command(main: Callable[[], None]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _interrupt)
     logging.raiseExceptions = False  # on a full disk, each line of a log would be a traceback
     try:
         try:
@@ -60,16 +66,28 @@ def run_command(main: Callable[[], None]) -> None:
         # Python flushes once more when it ends, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except Exception:
+        # An interrupted import can end in any exception.
+        if RECEIVED:
+            print(ENDED[RECEIVED[0]], file=sys.stderr)
+            raise SystemExit(128 + RECEIVED[0]) from None
+        raise
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, Terminated):
             print("terminated", file=sys.stderr)
-        elif _interrupted(ended):
+        elif signal.SIGINT in RECEIVED or _interrupted(ended):
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         raise
 
 
+def _interrupt(*_: Any) -> None:
+    RECEIVED.append(signal.SIGINT)
+    raise KeyboardInterrupt
+
+
 def _terminate(*_: Any) -> None:
+    RECEIVED.append(signal.SIGTERM)
     raise Terminated(143)
 
 
