@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
@@ -147,17 +146,17 @@ def _continue(
     part: Path, settings: Settings, model: Classifier, pictures: Sequence[Picture]
 ) -> int:
     """Begin the file of answers, or keep those of an earlier try that are whole; count them."""
-    asked = json.dumps([model.about.checksum, settings.top, settings.reject_below, pictures])
+    own = (settings.top, settings.reject_below, settings.batch_size)
+    asked = json.dumps([model.about.checksum, own, pictures])
     head = json.dumps({"asked": hashlib.sha256(asked.encode()).hexdigest()}) + "\n"
     found = part.read_text() if part.is_file() else ""
-    if found.startswith(head):
-        kept = found[: found.rfind("\n") + 1]
-        with replacing(part) as temporary:
-            temporary.write_text(kept)
-        return kept.count("\n") - 1
+    lines = found.splitlines(keepends=True)[1:] if found.startswith(head) else []
+    whole = sum(line.endswith("\n") for line in lines)
+    if whole < len(pictures):
+        whole -= whole % settings.batch_size  # rounding differs a little between other batches
     with replacing(part) as temporary:
-        temporary.write_text(head)
-    return 0
+        temporary.write_text("".join([head, *lines[:whole]]))
+    return whole
 
 
 class _Writer(BasePredictionWriter):
@@ -203,14 +202,12 @@ def _classify(
     crops = [Crop(Item(picture.path, 0), None) for picture in pictures]
     starts = range(done, len(pictures), settings.batch_size)
     batches = [(n, range(n, min(n + settings.batch_size, len(pictures)))) for n in starts]
-    make = partial(
-        Trainer, accelerator="auto", devices=1, logger=False, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer = make(
-        precision=model.about.precision,  # type: ignore[arg-type]
+    precision: Any = model.about.precision
+    trainer = Trainer(
+        accelerator="auto", devices=1, precision=precision, logger=False,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
         callbacks=[RichProgressBar(), _Writer(model, pictures, settings, file)],
-    )
+    )  # fmt: skip
     data = ListedBatches(dataset, crops, model.clip.transform(None), True, batches)
     encoder = Encoder(model.clip, model.about.inputs)
     trainer.predict(encoder, datamodule=data, return_predictions=False)
