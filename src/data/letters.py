@@ -41,7 +41,8 @@ def _draw(letter: str, generator: np.random.Generator) -> UInt8[np.ndarray, "32 
     font = HELD_OUT_FONTS[generator.integers(len(HELD_OUT_FONTS))]
     character = letter.upper() if generator.random() < 0.5 else letter
     image = Image.fromarray(render(font, character, _CANVAS))
-    image = image.filter(ImageFilter.MaxFilter(generator.choice((1, 3, 5))))
+    if (width := int(generator.choice((1, 3, 5)))) > 1:  # Pillow 12.3 divides by 0 for width 1
+        image = image.filter(ImageFilter.MaxFilter(width))
     image = image.transform(
         image.size, Image.Transform.AFFINE, _affine(generator), Image.Resampling.BICUBIC
     )
