@@ -12,21 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
-from src import classifier
-from src.classifier import Classifier
-from src.clip.crops import Crop
+from src.classifier.classifier import Classifier, load
 from src.command_line import run_command
 from src.data.folder import EXTENSIONS
-from src.data.images import ImageFiles, Item
+from src.data.images import Item
 from src.data.text_files import listing, read_text
 from src.errors import UserError, require_integer
-from src.features.extract import Encoder
-from src.features.image_batches import SKIPPED, ListedBatches
+from src.features.image_batches import SKIPPED
 from src.files import replacing
 
 FORMATS = (".csv", ".jsonl")
@@ -76,12 +72,7 @@ def main() -> None:
         raise UserError(f"output={output}: give a name that ends in {' or '.join(FORMATS)}.")
     require_integer("top", settings.top, least=1)
     require_integer("batch_size", settings.batch_size, least=1)
-    model = classifier.load(Path(settings.model))
-    if model.about.view_weights is not None:
-        raise UserError(
-            f"model={settings.model} was adapted to depth maps of point clouds, and this command "
-            "reads photographs."
-        )
+    model = load(settings.model)
     pictures = find(settings.images, model.about.class_names)
     part = output.with_name(f"{output.name}.part")
     done = _continue(part, settings, model, pictures)
@@ -159,23 +150,19 @@ def _continue(
     return whole
 
 
-class _Writer(BasePredictionWriter):
+class _Answers:
     """Writes the answers of each batch of features as lines of JSON."""
 
     def __init__(
         self, model: Classifier, pictures: Sequence[Picture], settings: Settings, file: TextIO
     ) -> None:
-        super().__init__(write_interval="batch")
         self.model, self.pictures, self.settings, self.file = model, pictures, settings, file
 
-    def write_on_batch_end(
-        self, _: Trainer, module: LightningModule, prediction: dict[str, Any], *__: Any
-    ) -> None:
-        tensors = prediction["tensors"]
+    def take(self, first: int, tensors: dict[str, Tensor]) -> None:
+        """Write the answers of the images from number `first` on."""
         probability = self.model.probabilities(tensors)
-        first = prediction["shard"]
         best = probability.topk(min(self.settings.top, probability.shape[1]), dim=1)
-        names = self.model.about.class_names
+        names = self.model.class_names
         for row, label in enumerate(tensors["label"].tolist()):
             picture = self.pictures[first + row]
             answer: dict[str, Any] = {"path": picture.path, "label": picture.label}
@@ -198,19 +185,15 @@ def _classify(
     """Classify the images from number `done` on."""
     if done == len(pictures):
         return
-    dataset = ImageFiles(Path(), model.about.class_names, {})
-    crops = [Crop(Item(picture.path, 0), None) for picture in pictures]
-    starts = range(done, len(pictures), settings.batch_size)
-    batches = [(n, range(n, min(n + settings.batch_size, len(pictures)))) for n in starts]
-    precision: Any = model.about.precision
-    trainer = Trainer(
-        accelerator="auto", devices=1, precision=precision, logger=False,
-        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[RichProgressBar(), _Writer(model, pictures, settings, file)],
-    )  # fmt: skip
-    data = ListedBatches(dataset, crops, model.clip.transform(None), True, batches)
-    encoder = Encoder(model.clip, model.about.inputs)
-    trainer.predict(encoder, datamodule=data, return_predictions=False)
+    model.encode(
+        model.given([picture.path for picture in pictures]),
+        [Item(str(row), 0) for row in range(len(pictures))],
+        _Answers(model, pictures, settings, file).take,
+        start=done,
+        batch_size=settings.batch_size,
+        skip_damaged=True,
+        progress=True,
+    )
 
 
 def _finish(part: Path, output: Path) -> None:

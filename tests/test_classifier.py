@@ -14,13 +14,14 @@ import torch
 from hydra.utils import get_class
 from safetensors.torch import load_file, save_file
 
-from src import classifier
-from src.classifier import ABOUT, STATE, About, wilson_interval
+from src.classifier import classifier
+from src.classifier import folder as folder_of
+from src.classifier.folder import ABOUT, STATE, About, read_about, read_state, save
 from src.config import compose
 from src.errors import UserError
 from src.files import CONFIG_DIR
 from src.heads.multi_view import MultiView
-from src.results.outcome import Outcome
+from src.results.outcome import Outcome, wilson_interval
 from tests import replica
 from tests.cli import calipers, finish, jobs, refused, run, start
 from tests.heads.contract import IMAGES, NAMES, VIEWS, build, features, given, logits
@@ -54,11 +55,11 @@ def test_every_head_is_built_again_without_its_support_set(tmp_path, monkeypatch
     torch.manual_seed(0)
     own = {name: everything[name] for name in get_class(node["_target_"]).given}
     monkeypatch.setattr(classifier, "_of_clip", lambda name, _: getattr(head, name, own.get(name)))
-    described = replace(about(method, head, settings), view_weights=views)
-    classifier.save(tmp_path, described, head, own)
-    description = classifier._read_about(tmp_path / ABOUT)
-    tensors = classifier._read_state(tmp_path / STATE, description)
-    again = classifier._build(tmp_path, description, tensors, None).eval()
+    save(tmp_path, replace(about(method, head, settings), view_weights=views), head, own)
+    description = read_about(tmp_path / ABOUT)
+    tensors = read_state(tmp_path / STATE, description)
+    known = classifier._given(tmp_path, description, tensors, None)
+    again = classifier._build(tmp_path, description, tensors, known).eval()
     torch.testing.assert_close(logits(again, images), logits(head, images))
     assert again is not head
 
@@ -174,7 +175,7 @@ def alter(folder, **changes):
     """Write a description that is signed, as an attacker would."""
     content = json.loads((folder / ABOUT).read_text())
     del content["signature"]
-    (folder / ABOUT).write_text(json.dumps(classifier._signed(content | changes)))
+    (folder / ABOUT).write_text(json.dumps(folder_of._signed(content | changes)))
 
 
 def flip(path):
@@ -186,7 +187,7 @@ def flip(path):
 def smuggle(folder):
     tensors = load_file(folder / STATE) | {"state.__class__": torch.zeros(1)}
     save_file(tensors, folder / STATE)
-    alter(folder, checksum=classifier._checksum(tensors))
+    alter(folder, checksum=folder_of._checksum(tensors))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class ImageFiles:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise DamagedImageError(path, "it is no file")
             with Image.open(path, formats=FORMATS) as image:
-                return _as_rgb(image)
+                return as_rgb(image)
         except FileNotFoundError:
             raise missing_image(path) from None
         except UnidentifiedImageError as error:
@@ -127,7 +127,7 @@ class ImageFiles:
         return digest.hexdigest()
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Convert to 8 bits per channel. Pillow's own conversion would cut 16-bit greys off at 255.
 
     Raises:

@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.clip.crops import Crop
 from src.data.images import DamagedImageError, ImageDataset
+from src.data.point_clouds import DamagedCloudError
 from src.errors import UserError
 from src.store.writer import EntryWriter
 
 SKIPPED = -1
 """Label of an image that could not be decoded; its row stays in the store, so that the size of each
 shard is known in advance, and is left out where features are read."""
+BLACK = Image.new("RGB", (1, 1))
+"""What is encoded in place of an image that cannot be decoded."""
 
 
 class ImageBatches(Dataset[dict[str, Any] | UserError]):
@@ -28,8 +31,8 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
 
     A batch is `images` float32 `[n, 3, h, w]`, `label` int64 `[n]` and its `shard`. If an image
     cannot be read, the item is the `UserError` that says so: if it were raised here, inside a
-    loader's worker process, the message would be hidden by the worker's traceback. With
-    `skip_damaged`, an image that cannot be decoded is black instead, and its label is `SKIPPED`.
+    loader's worker process, the message would be hidden by the worker's traceback. Where there
+    is a `blank`, it stands for an image that cannot be decoded, whose label is `SKIPPED`.
     """
 
     def __init__(
@@ -38,10 +41,10 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
         crops: Sequence[Crop],
         transform: Callable[[Any, Crop], Tensor],
         batches: Sequence[tuple[int, range]],
-        skip_damaged: bool,
+        blank: Any,
     ) -> None:
         self.dataset, self.crops, self.transform, self.batches = dataset, crops, transform, batches
-        self.skip_damaged = skip_damaged
+        self.blank = blank
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -58,10 +61,10 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
     def _look(self, crop: Crop) -> tuple[Tensor, int]:
         try:
             return self.transform(self.dataset.load(crop.item), crop), crop.item.label
-        except DamagedImageError:
-            if not self.skip_damaged:
+        except (DamagedImageError, DamagedCloudError):
+            if self.blank is None:
                 raise
-            return self.transform(Image.new("RGB", (1, 1)), crop), SKIPPED
+            return self.transform(self.blank, crop), SKIPPED
 
 
 class ListedBatches(LightningDataModule):
@@ -72,17 +75,15 @@ class ListedBatches(LightningDataModule):
         dataset: ImageDataset,
         crops: Sequence[Crop],
         transform: Callable[[Any, Crop], Tensor],
-        skip_damaged: bool,
+        blank: Any,
         batches: Sequence[tuple[int, range]] = (),
     ) -> None:
         super().__init__()
         self.dataset, self.crops, self.transform = dataset, crops, transform
-        self.skip_damaged, self.batches = skip_damaged, batches
+        self.blank, self.batches = blank, batches
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
-        images = ImageBatches(
-            self.dataset, self.crops, self.transform, self.batches, self.skip_damaged
-        )
+        images = ImageBatches(self.dataset, self.crops, self.transform, self.batches, self.blank)
         # A worker takes longer to start than a few batches take to decode.
         workers = min(os.cpu_count() or 1, len(self.batches) // 4)
         # joblib's processes have its own start method as default, and torch cannot use that one.
@@ -117,7 +118,7 @@ class PendingBatches(ListedBatches):
         batch_size: int,
         skip_damaged: bool,
     ) -> None:
-        super().__init__(dataset, crops, transform, skip_damaged)
+        super().__init__(dataset, crops, transform, BLACK if skip_damaged else None)
         # Where there are fewer shards than processes, some have nothing to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.writer, self.rows_per_batch = writer, batch_size

@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from src import classifier
+from src.classifier import folder as classifier
+from src.classifier.classifier import portable
+from src.clip.licences import licence
 from src.clip.precision import FLOAT32
 from src.config import config_hash, has_other_prompts, rerun_command, selection_of
 from src.data.point_clouds import PointClouds
@@ -28,7 +30,7 @@ from src.methods.base import Answers, Method
 from src.methods.search import Surface
 from src.resolvers import settings_from
 from src.results import record
-from src.results.outcome import Outcome
+from src.results.outcome import Outcome, wilson_interval
 from src.results.published import published
 
 ADAPTED_ON = ("dataset", "shots", "seed", "selection", "accuracy", "n_test", "started_at")
@@ -187,15 +189,17 @@ def save_adapted(
         prompts=[list(of_class) for of_class in make_class_prompts(cfg, source.class_names)],
         logit_scale=source.logit_scale,
         backbone=result.backbone,
-        architecture=classifier.portable(result.architecture),
+        architecture=portable(result.architecture),
         pretrained=cfg.backbone.pretrained,
         weights=result.weights,
         precision=result.precision or FLOAT32,
         inputs=list(method.inputs),
         adapted_on={
             **{name: getattr(result, name) for name in ADAPTED_ON},
-            "interval": classifier.wilson_interval(result.accuracy, result.n_test),
+            "interval": wilson_interval(result.accuracy, result.n_test),
         },
+        points=result.points,
+        licence=licence(cfg.backbone.pretrained, result.architecture),
     )
     given = {name: getattr(source, name) for name in head.given if name not in classifier.OF_CLIP}
     classifier.save(folder / classifier.FOLDER, about, method.head, given)

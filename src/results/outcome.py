@@ -148,3 +148,10 @@ class Reliability(NamedTuple):
     images: NDArray[np.int64]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+
+
+def wilson_interval(accuracy: float, n: int, z: float = 1.96) -> list[float]:
+    """Compute the 95 % interval (per cent) of an accuracy (per cent) on `n` images."""
+    p, share = accuracy / 100, z * z / n
+    centre, half = p + share / 2, z * ((p * (1 - p) + share / 4) / n) ** 0.5
+    return [100 * (centre - half) / (1 + share), 100 * (centre + half) / (1 + share)]

@@ -1,0 +1,29 @@
+"""What is known of the licences of CLIP's weights, for those who use what was adapted."""
+
+from src.clip.weights import LOCAL_DIR
+from src.files import ROOT
+
+NOTES = {
+    "openai": "OpenAI's CLIP: code and weights under the MIT licence; its model card puts deployed "
+    "use, and surveillance, outside the scope of the models.",
+    "laion": "LAION's OpenCLIP models: MIT licence.",
+    "datacomp": "DataComp's models: MIT licence.",
+    "webli": "Google's SigLIP models: Apache 2.0 licence.",
+    "metaclip": "Meta's MetaCLIP models: CC BY-NC 4.0, not for commercial use.",
+}
+"""By what a tag begins with. As their publishers stated it; not looked up again since."""
+UNKNOWN = "The licence of the weights is not known here: ask where they come from."
+OWN = "The weights come with Calipers: MIT licence."
+
+
+def licence(pretrained: str | None, architecture: str) -> str:
+    """Say under what licence weights are, as far as it is known.
+
+    Args:
+        pretrained: open_clip's tag, a file, or None.
+        architecture: open_clip's name, or `local-dir:` and a folder.
+    """
+    if architecture.startswith(f"{LOCAL_DIR}{ROOT}/"):
+        return OWN
+    known = [note for tag, note in NOTES.items() if pretrained and pretrained.startswith(tag)]
+    return known[0] if known else UNKNOWN
