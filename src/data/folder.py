@@ -96,6 +96,38 @@ def read(
     )
 
 
+class Labelled(NamedTuple):
+    """Images with their classes.
+
+    Attributes:
+        images: the paths.
+        labels: of each image, its position in `class_names`.
+        class_names: sorted.
+    """
+
+    images: list[Path]
+    labels: list[int]
+    class_names: list[str]
+
+
+def labelled(path: str | Path) -> Labelled:
+    """List the images `path/<class>/*`, sorted by class and name.
+
+    Raises:
+        UserError: the folder is missing, is divided into splits, or a class has no image.
+    """
+    root = Path(path)
+    found = sorted(_found(root))
+    if found and found[0].split is not None:
+        raise UserError(f"{root} is divided into splits: give one of them, as {root / 'train'}.")
+    names = sorted({image.label for image in found})
+    return Labelled(
+        [root / image.key for image in found],
+        [names.index(image.label) for image in found],
+        names,
+    )
+
+
 def _found(root: Path) -> list[_Image]:
     if not root.is_dir():
         raise UserError(f"the folder {root} is missing: set dataset.path to that of your images.")

@@ -184,7 +184,7 @@ class ImageFeatures:
 
     @property
     def text_tower(self) -> TextTower:
-        return TextTower(self._clip)
+        return TextTower(self.clip)
 
     @cached_property
     def prompt_text(self) -> Float[Tensor, "p d"]:
@@ -194,7 +194,7 @@ class ImageFeatures:
             rows = sum(map(len, self._prompts))
             with self._store.writing(key, rows, rows, self._made_by()) as writer:
                 if writer.pending:
-                    writer.write(0, {"prompt_text": self._clip.encode_prompts(self._prompts)})
+                    writer.write(0, {"prompt_text": self.clip.encode_prompts(self._prompts)})
                     writer.finish()
             entry = self._existing(key)
         return entry.tensor("prompt_text")
@@ -206,11 +206,11 @@ class ImageFeatures:
 
     @property
     def projection(self) -> Float[Tensor, "w d"]:
-        return self._clip.projection.weight.clone()
+        return self.clip.projection.weight.clone()
 
     @property
     def projection_bias(self) -> Float[Tensor, " d"]:
-        return self._clip.projection.bias.clone()
+        return self.clip.projection.bias.clone()
 
     @cached_property
     def _text_entry(self) -> FeatureEntry:
@@ -223,11 +223,11 @@ class ImageFeatures:
                     "length: they are outdated and encoded again",
                     self._name,
                 )
-            made_by = self._made_by() | {"logit_scale": repr(self._clip.logit_scale)}
+            made_by = self._made_by() | {"logit_scale": repr(self.clip.logit_scale)}
             classes = len(self._prompts)
             with self._store.writing(key, classes, classes, made_by) as writer:
                 if writer.pending:
-                    writer.write(0, self._clip.encode_text(self._prompts)._asdict())
+                    writer.write(0, self.clip.encode_text(self._prompts)._asdict())
                     writer.finish()
             entry = self._existing(key)
         return entry
@@ -342,7 +342,7 @@ class ImageFeatures:
             where = f"{self._name}/{key['split']}"
             log.info("extracting %s: %d %s with %s", where, len(crops), self._kind, self._backbone)
             # Lightning converts a model to a lower precision in place, and text needs float32.
-            clip = self._clip if self.precision == FLOAT32 else self._load()
+            clip = self.clip if self.precision == FLOAT32 else self._load()
             # A run's own random numbers must not depend on what had to be extracted.
             with torch.random.fork_rng():
                 extract(
@@ -402,7 +402,8 @@ class ImageFeatures:
         return hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()
 
     @cached_property
-    def _clip(self) -> FrozenClip:
+    def clip(self) -> FrozenClip:
+        """The backbone in float32, loaded when it is first asked for."""
         return self._load()
 
     def _load(self) -> FrozenClip:

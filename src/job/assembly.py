@@ -26,7 +26,7 @@ from src.data.prompts import make_prompts, read_descriptors, read_prompts
 from src.data.text_files import listing
 from src.data.waffle import waffle_prompts
 from src.errors import UserError, require_integer
-from src.features.datamodule import DRAWINGS, FeatureDataModule, SupportBatches
+from src.features.datamodule import DRAWINGS, FeatureDataModule, Features, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
 from src.features.source import FeatureSource, ImageFeatures
@@ -194,7 +194,11 @@ def _draw(
 
 
 def make_data(
-    cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], support: Support | None
+    cfg: DictConfig,
+    source: FeatureSource,
+    inputs: Sequence[str],
+    support: Support | None,
+    test: Features | None = None,
 ) -> FeatureDataModule:
     """Gather what is tested, selected and trained on.
 
@@ -205,6 +209,7 @@ def make_data(
         support: what the head was shown; None if there is nothing to train on. The training sees
             the very same crops, or `method.training.crops` others, in batches that are drawn as
             `method.training.drawing` says.
+        test: what is tested on; None: the test split.
 
     Raises:
         UserError: `method.training.drawing` is unknown, or needs a batch size that is missing.
@@ -235,7 +240,7 @@ def make_data(
     return FeatureDataModule(
         inputs,
         cfg.batch_size,
-        test=source.split("test", inputs),
+        test=source.split("test", inputs) if test is None else test,
         validation=validation,
         train=train,
         train_batch_size=rows_per_step or 1,
