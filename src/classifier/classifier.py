@@ -170,7 +170,8 @@ class Classifier:
                 callbacks=[*([RichProgressBar()] if progress else []), _Taking(take)],
             )  # fmt: skip
             self.head.to(trainer.strategy.root_device)
-            trainer.predict(self._encoder, datamodule=data, return_predictions=False)
+            with torch.random.fork_rng(devices=[]):  # a loader draws a number
+                trainer.predict(self._encoder, datamodule=data, return_predictions=False)
 
     def _over(
         self, images: Any, batch_size: int, take: Callable[[int, dict[str, Tensor]], None]
