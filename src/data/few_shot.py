@@ -1,12 +1,22 @@
-"""CoOp's few-shot sampling (Zhou et al., IJCV 2022): which images a K-shot run may see."""
+"""Few-shot sampling: which images a K-shot run may see.
+
+That of CoOp (Zhou et al., IJCV 2022), with as many images of every class, and that of SS-Text
+(Silva-Rodriguez et al., 2025), with as many as the class is frequent.
+"""
 
 import random
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
+
+import numpy as np
 
 from src.errors import UserError
 
 MAX_VALIDATION_SHOTS = 4
+"""How many validation images per class CoOp's protocol looks at at most."""
+Imbalance = Literal["relaxed", "realistic"]
+"""What classes give that are hardly frequent enough for one image: one all the same, or none."""
+IMBALANCES: tuple[str, ...] = get_args(Imbalance)
 
 
 class Labelled(Protocol):
@@ -18,7 +28,11 @@ AnyItem = TypeVar("AnyItem", bound=Labelled)
 
 
 def sample(
-    train: Sequence[AnyItem], val: Sequence[AnyItem], shots: int, seed: int
+    train: Sequence[AnyItem],
+    val: Sequence[AnyItem],
+    shots: int,
+    seed: int,
+    validation_shots: int = MAX_VALIDATION_SHOTS,
 ) -> tuple[list[AnyItem], list[AnyItem]]:
     """Draw the support set and its validation items, in CoOp's order.
 
@@ -27,10 +41,12 @@ def sample(
         val: the validation items, in the split file's order.
         shots: training items per class; a class with fewer gives all it has.
         seed: seeds one generator for both draws, the support set's first.
+        validation_shots: how many validation items per class at most. LP++ and ProLIP look at as
+            many as there are shots.
 
     Returns:
-        `shots` training items and min(`shots`, 4) validation items per class, classes in order of
-        first appearance.
+        `shots` training items and min(`shots`, `validation_shots`) validation items per class,
+        classes in order of first appearance.
 
     Raises:
         UserError: no class has `shots` training items.
@@ -45,8 +61,55 @@ def sample(
     generator = random.Random(seed)
     return (
         _draw(by_label, shots, generator),
-        _draw(_group(val), min(shots, MAX_VALIDATION_SHOTS), generator),
+        _draw(_group(val), min(shots, validation_shots), generator),
     )
+
+
+def support(
+    train: Sequence[AnyItem], shots: int, seed: int, imbalance: Imbalance | None
+) -> list[AnyItem]:
+    """Draw a support set by CoOp's protocol or, with `imbalance`, by the classes' frequency."""
+    if imbalance is None:
+        return sample(train, (), shots, seed)[0]
+    return sample_by_frequency(train, shots, seed, imbalance)
+
+
+def sample_by_frequency(
+    train: Sequence[AnyItem], shots: int, seed: int, imbalance: Imbalance
+) -> list[AnyItem]:
+    """Draw N = `shots` x classes items in all, each class as often as it is frequent in `train`.
+
+    As `balance_split` of SS-Text's release does: of class c, round(N p_c) items, with p_c its share
+    of `train`; `relaxed` gives every class one at least. What is more than N then is taken from the
+    largest classes, one by one. A class's items are shuffled by numpy's generator, seeded anew.
+
+    Returns:
+        The items, class by class in the order of the labels; of a class that has fewer than it
+        should give, all.
+
+    Raises:
+        UserError: there are more shots than the average class has items.
+    """
+    by_label = dict(sorted(_group(train).items()))
+    total = shots * len(by_label)
+    if total > len(train):
+        raise UserError(
+            f"shots={shots} of {len(by_label)} classes are {total} items, and the data holds "
+            f"{len(train)} for training. Give shots={len(train) // len(by_label)} or fewer."
+        )
+    least = 1 if imbalance == "relaxed" else 0
+    counts = {
+        label: max(least, round(total * (len(items) / len(train))))
+        for label, items in by_label.items()
+    }
+    for _ in range(sum(counts.values()) - total):
+        counts[max(counts, key=lambda label: counts[label])] -= 1
+    drawn = []
+    for label, items in by_label.items():
+        order = np.arange(len(items))
+        np.random.RandomState(seed).shuffle(order)
+        drawn += [items[row] for row in order[: counts[label]]]
+    return drawn
 
 
 def _group(items: Sequence[AnyItem]) -> dict[int, list[AnyItem]]:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from src.clip.crops import AnyAugmentation
 from src.data import few_shot
+from src.data.few_shot import MAX_VALIDATION_SHOTS, Imbalance
 from src.data.text_files import read_json
 from src.errors import UserError
 from src.features.source import Origin
@@ -170,10 +171,12 @@ class PrecomputedFeatures:
         self._check(path, tensors)
         return Rows(tensors)
 
-    def few_shot_validation(self, shots: int, seed: int, inputs: Sequence[str]) -> Rows:
+    def few_shot_validation(
+        self, shots: int, seed: int, inputs: Sequence[str], most: int = MAX_VALIDATION_SHOTS
+    ) -> Rows:
         val = self.split("val", inputs)
         train = self.split("train", ())
-        _, drawn = few_shot.sample(_labelled(train), _labelled(val), shots, seed)
+        _, drawn = few_shot.sample(_labelled(train), _labelled(val), shots, seed, most)
         chosen = torch.tensor([item.row for item in drawn])
         return Rows({name: tensor[chosen] for name, tensor in val.tensors.items()})
 
@@ -183,10 +186,11 @@ class PrecomputedFeatures:
         seed: int,
         inputs: Sequence[str],
         _: AnyAugmentation | None,
+        imbalance: Imbalance | None = None,
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
         """Draw the support set out of `train`, with as many crops as the file holds."""
         train = self.split("train", inputs)
-        drawn, _validation = few_shot.sample(_labelled(train), [], shots, seed)
+        drawn = few_shot.support(_labelled(train), shots, seed, imbalance)
         chosen = torch.tensor([item.row for item in drawn])
         tensors = {name: tensor[chosen] for name, tensor in train.tensors.items()}
         label = tensors.pop("label")

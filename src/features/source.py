@@ -20,6 +20,7 @@ from src.clip.precision import FLOAT32, resolve
 from src.clip.text_tower import TextTower
 from src.clip.weights import weights_id
 from src.data import few_shot
+from src.data.few_shot import MAX_VALIDATION_SHOTS, Imbalance
 from src.data.images import DamagedImageError, ImageDataset, Item
 from src.errors import UserError
 from src.features.datamodule import ChosenRows, Features
@@ -103,8 +104,10 @@ class FeatureSource(Protocol):
     def split(self, name: str, inputs: Sequence[str]) -> Features:
         """Give all of `train`, `val` or `test`, with at least the features called `inputs`."""
 
-    def few_shot_validation(self, shots: int, seed: int, inputs: Sequence[str]) -> Features:
-        """Draw the min(`shots`, 4) validation images per class of CoOp's protocol."""
+    def few_shot_validation(
+        self, shots: int, seed: int, inputs: Sequence[str], most: int = MAX_VALIDATION_SHOTS
+    ) -> Features:
+        """Draw min(`shots`, `most`) validation images per class, by CoOp's protocol."""
 
     def support(
         self,
@@ -112,8 +115,12 @@ class FeatureSource(Protocol):
         seed: int,
         inputs: Sequence[str],
         augmentation: AnyAugmentation | None,
+        imbalance: Imbalance | None = None,
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        """Draw the support set of CoOp's protocol: crops `[v, n, ...]` by name, and labels."""
+        """Draw a support set: crops `[v, n, ...]` by name, and labels.
+
+        It is that of CoOp's protocol, or has its classes as often as they are frequent.
+        """
 
 
 class ImageFeatures:
@@ -235,9 +242,11 @@ class ImageFeatures:
     def split(self, name: str, inputs: Sequence[str]) -> Features:
         return self._features(name, self._items(name), inputs)
 
-    def few_shot_validation(self, shots: int, seed: int, inputs: Sequence[str]) -> Features:
+    def few_shot_validation(
+        self, shots: int, seed: int, inputs: Sequence[str], most: int = MAX_VALIDATION_SHOTS
+    ) -> Features:
         train, val = self._items("train"), self._items("val")
-        _, validation = few_shot.sample(train, val, shots, seed)
+        _, validation = few_shot.sample(train, val, shots, seed, most)
         return self._features("val_few_shot", validation, inputs)
 
     def support(
@@ -246,8 +255,9 @@ class ImageFeatures:
         seed: int,
         inputs: Sequence[str],
         augmentation: AnyAugmentation | None,
+        imbalance: Imbalance | None = None,
     ) -> tuple[dict[str, Tensor], Int[Tensor, " n"]]:
-        items, _ = few_shot.sample(self._items("train"), (), shots, seed)
+        items = few_shot.support(self._items("train"), shots, seed, imbalance)
         crops = 1 if augmentation is None else augmentation.crops
         rows = self._features("support", items, inputs, augmentation)
         tensors = rows.rows(0, len(rows))

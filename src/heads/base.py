@@ -67,6 +67,9 @@ class Head(nn.Module):
         depth_maps: how point clouds are read. `each`: every depth map is an image of its own and
             the logits are summed (`src.heads.multi_view`); `joint`: `forward` takes all of a cloud
             together, `[n, v, ...]`, and gives the logits of each, `[n, v, c]`; `refused`: not.
+        carries_over: whether what it learns is about features or prompts, and so holds for other
+            classes as well, as a context or an adapter does; it is all in parameters then. What
+            other heads learn is bound to their classes, as a cache is.
         frozen: names of submodules that hold CLIP's own weights: they are never trained, stay in
             evaluation mode, and are left out of checkpoints.
     """
@@ -76,6 +79,7 @@ class Head(nn.Module):
     searched: tuple[str, ...] = ()
     needs_every_class: ClassVar[bool] = False
     depth_maps: ClassVar[Literal["each", "joint", "refused"]] = "each"
+    carries_over: ClassVar[bool] = False
     frozen: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
@@ -103,6 +107,31 @@ class Head(nn.Module):
     def loss(self, logits: Float[Tensor, "n c"], label: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Compute what training minimises, from the logits of one batch; the cross-entropy here."""
         return cross_entropy(logits, label)
+
+    def for_classes(
+        self, given: Mapping[str, Any], settings: Mapping[str, Any], support: Support | None
+    ) -> "Head":
+        """Make a classifier of other classes, which nothing was adapted to.
+
+        A head that `carries_over` is built for them, and takes what it learned along. What is bound
+        to classes says nothing of others: they get zero-shot CLIP's classifier. A head with a rule
+        of its own overrides this.
+
+        Args:
+            given: for the other classes, what `GIVEN` describes, by name: at least `text`,
+                `logit_scale` and what this head was built from.
+            settings: the head's present settings.
+            support: what it was shown, of its own classes; None if it needs none.
+        """
+        if not self.carries_over:
+            from src.heads.zero_shot import ZeroShot
+
+            return ZeroShot(given["text"], given["logit_scale"])
+        other: Head = type(self)(**{name: given[name] for name in self.given}, **settings)
+        of_the_classes = {name for name, _ in self.named_buffers(recurse=False)}
+        learned = {k: v for k, v in self.state_dict().items() if k not in of_the_classes}
+        other.load_state_dict(learned, strict=False)
+        return other.eval()
 
     def choose(self, settings: Mapping[str, Any]) -> None:
         """Change settings, each of which is in `searched`.

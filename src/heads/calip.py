@@ -35,6 +35,7 @@ class Calip(Head):
     of 0.5 alone does not give its results.
     """
 
+    carries_over = True
     inputs = ("global", "spatial")
     searched = ("beta2", "beta3")
     text: Tensor

@@ -24,6 +24,7 @@ class ClipAdapter(Head):
     as the release's does: the global seed decides it.
     """
 
+    carries_over = True
     text: Tensor
 
     def __init__(

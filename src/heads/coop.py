@@ -26,6 +26,7 @@ class LearnedContext(Head):
             texts.
     """
 
+    carries_over = True
     given: ClassVar[tuple[str, ...]] = ("text_tower", "class_names", "logit_scale")
     frozen = ("text_tower",)
     start: Tensor

@@ -1,7 +1,8 @@
 """GDA: Gaussian discriminant analysis beside CLIP's classifier (Wang et al., ICLR 2024)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from src.heads.base import Head
 from src.heads.support import Support
+
+NEAREST, COPIES = 64, 16
+"""How many samples stand for a class without any, and how many copies of its text."""
 
 
 class Gda(Head):
@@ -69,6 +73,39 @@ class Gda(Head):
             weight = width * torch.cholesky_solve(mean.T, factor).T
         self.weight.copy_(weight)
         self.bias.copy_(-math.log(len(mean)) - 0.5 * (weight * mean).sum(dim=1))
+
+    def for_classes(
+        self, given: Mapping[str, Any], settings: Mapping[str, Any], support: Support | None
+    ) -> "Gda":
+        """Make Gaussian classes of text alone, as the authors' release does for new classes.
+
+        Of a class with text feature w, the `NEAREST` samples v of the support set nearest to w
+        stand for its images, and `COPIES` of w for its text:
+
+            μ = mean of those v and copies of w;  Cov = mean of (v - w)(v - w)ᵀ, unbiased    [d, d]
+            P = mean over classes of d · ((NEAREST - 1) Cov + tr(Cov) I)⁻¹                   [d, d]
+
+        alpha stays. Here the samples are all crops of the support images, as in `prepare`; where
+        there are fewer than `NEAREST`, all of them.
+        """
+        assert support is not None
+        other = Gda(given["text"], given["logit_scale"], **settings)
+        samples = F.normalize(support.features["global"].double().flatten(0, 1), dim=-1)
+        text = other.text.double()
+        near = (text @ samples.T).topk(min(NEAREST, len(samples)), dim=1).indices
+        mean, precision = torch.zeros_like(text), text.new_zeros(text.shape[1], text.shape[1])
+        identity = torch.eye(text.shape[1], dtype=text.dtype)
+        for label, (of_class, rows) in enumerate(zip(text, near, strict=True)):
+            mean[label] = (samples[rows].sum(dim=0) + COPIES * of_class) / (len(rows) + COPIES)
+            scatter = (samples[rows] - of_class).T @ (samples[rows] - of_class)
+            spread = scatter.trace() / max(len(rows) - 1, 1)
+            if spread > 0:
+                ridge = torch.linalg.cholesky(scatter + spread * identity)
+                precision += len(identity) * torch.cholesky_inverse(ridge) / len(text)
+        weight = mean @ precision
+        other.weight.copy_(weight)
+        other.bias.copy_(-math.log(len(mean)) - 0.5 * (weight * mean).sum(dim=1))
+        return other.eval()
 
     def forward(self, global_features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         clip, gaussian = self._terms(global_features)

@@ -19,6 +19,7 @@ class MeanSimilarity(Head):
     prompts agree has a longer one.
     """
 
+    carries_over = True
     given = ("prompt_text", "prompt_label", "logit_scale")
     text: Tensor
 

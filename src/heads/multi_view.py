@@ -60,12 +60,21 @@ class MultiView(Head):
 
     def prepare(self, support: Support) -> None:
         """Show the head every depth map of the support set as an image of its own."""
+        self.head.prepare(self._by_view(support))
+
+    def _by_view(self, support: Support) -> Support:
         if self.head.depth_maps == "joint":
-            self.head.prepare(support)
-            return
+            return support
         features = {name: rows.flatten(1, 2) for name, rows in support.features.items()}
-        label = support.label.repeat_interleave(len(self.weights))
-        self.head.prepare(Support(features, label))
+        return Support(features, support.label.repeat_interleave(len(self.weights)))
+
+    def for_classes(
+        self, given: Mapping[str, Any], settings: Mapping[str, Any], support: Support | None
+    ) -> "MultiView":
+        """Make a classifier of other classes, whose views have the same weights."""
+        shown = None if support is None else self._by_view(support)
+        own = {name: value for name, value in settings.items() if name != "view_weights"}
+        return MultiView(self.head.for_classes(given, own, shown), self.view_weights)
 
     def reset(self) -> None:
         self.head.reset()

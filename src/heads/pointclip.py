@@ -25,6 +25,7 @@ class PointClip(Head):
     leaves open; the mean of the logits over the views is the release's output.
     """
 
+    carries_over = True
     given = ("text", "logit_scale", "n_views")
     depth_maps = "joint"
     text: Tensor

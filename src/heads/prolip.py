@@ -28,6 +28,7 @@ class ProLip(Head):
     nearer W stays to CLIP's.
     """
 
+    carries_over = True
     inputs = ("unprojected",)
     given: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "projection", "projection_bias")
     text: Tensor

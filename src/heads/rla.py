@@ -24,6 +24,7 @@ class RegularisedLinearAdapter(Head):
     of the support set's largest class: the fewer there are, the nearer A stays to the identity.
     """
 
+    carries_over = True
     text: Tensor
 
     def __init__(

@@ -10,6 +10,7 @@ from src.heads.base import Head
 class ZeroShot(Head):
     """`logit_scale · f Tᵀ`, the cosine similarity of image and class text."""
 
+    carries_over = True
     text: Tensor
 
     def __init__(self, text: Float[Tensor, "c d"], logit_scale: float) -> None:

@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,3 +68,53 @@ def test_one_generator_serves_both_splits():
     generator = random.Random(0)
     expected = (generator.sample(train, 2), generator.sample(val, 2))
     assert few_shot.sample(train, val, 2, 0) == expected
+
+
+def test_as_many_validation_items_as_shots_where_it_is_asked_for():
+    train, val = ([Item(f"{name}{n}", n % 2) for n in range(40)] for name in ("train", "val"))
+    few, many = (few_shot.sample(train, val, 16, 0, most)[1] for most in (4, 16))
+    assert [len(few), len(many)] == [8, 32]
+
+
+def by_numpy(label, k, p, seed, allow_missing_class):
+    """Follow SS-Text's `balance_split` step by step; return the rows it keeps."""
+    total = len(np.unique(label)) * k
+    counts = []
+    for one in np.unique(label):
+        count = round(total * p[one])
+        if not allow_missing_class and count < 1:
+            count = 1
+        counts.append(count)
+    excess = np.sum(counts) - total
+    while excess > 0:
+        counts[np.argmax(counts)] -= 1
+        excess -= 1
+    rows = []
+    for one in np.unique(label):
+        index = np.where(label == one)[0]
+        np.random.seed(seed)
+        np.random.shuffle(index)
+        rows.extend(index[: counts[one]])
+    return rows
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=2, max_size=12),
+    shots=st.integers(1, 8),
+    seed=st.integers(0, 2**32 - 1),
+    imbalance=st.sampled_from(["relaxed", "realistic"]),
+)
+def test_imbalanced_sampling_is_that_of_ss_texts_release(sizes, shots, seed, imbalance):
+    label = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    train = [Item(str(row), int(one)) for row, one in enumerate(label)]
+    if shots * len(sizes) > len(train):
+        with pytest.raises(UserError, match="items, and the data holds"):
+            few_shot.support(train, shots, seed, imbalance)
+        return
+    drawn = few_shot.support(train, shots, seed, imbalance)
+    share = np.array(sizes) / len(train)
+    expected = by_numpy(label, shots, share, seed, allow_missing_class=imbalance == "realistic")
+    assert [int(item.key) for item in drawn] == expected
+    assert len(drawn) <= shots * len(sizes)
+    if imbalance == "relaxed":
+        assert {item.label for item in drawn} == set(range(len(sizes)))

@@ -8,8 +8,9 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
-from src.heads.base import Searchable, check, check_built
+from src.heads.base import Head, Searchable, check, check_built
 from src.heads.support import Support
+from src.heads.zero_shot import ZeroShot
 
 CLASSES, WIDTH, POSITIONS, VIEWS, CROPS, SHOTS, IMAGES = 3, 8, 4, 6, 2, 2, 5
 NAMES = ["a", "b", "c"]
@@ -136,6 +137,8 @@ def check_head(node, search=None):
     for name in head.frozen:
         assert not any(key.startswith(name) for key in head.state_dict())
 
+    check_other_classes(head, node, images)
+
     again = build(node, seed=1).eval()
     again.load_state_dict(head.state_dict())
     torch.testing.assert_close(logits(again, images), logits(head, images))
@@ -145,3 +148,26 @@ def axes_of(search):
     """List the axes of a search: the outer ones, if there are any, and the inner one."""
     outer = search.get("outer", [])
     return [*(outer if isinstance(outer, Sequence) else [outer]), search.inner]
+
+
+def check_other_classes(head, node, images):
+    """Check that what a head learned reaches other classes, or that they get zero-shot CLIP."""
+    settings = OmegaConf.to_container(node, resolve=True) | head.chosen()
+    settings.pop("_target_")
+    torch.manual_seed(0)
+    everything = given()
+    support = Support(
+        features(type(head), CROPS, CLASSES * SHOTS), torch.arange(CLASSES).repeat(SHOTS)
+    )
+    if head.carries_over:  # to its own classes, it is the same classifier
+        other = head.for_classes(everything, settings, support)
+        torch.testing.assert_close(logits(other, images), logits(head, images))
+    turned = everything | {
+        name: everything[name].flip(0) for name in ("text", "raw_text", "prompt_label")
+    }
+    other = head.for_classes(turned | {"class_names": NAMES[::-1]}, settings, support)
+    found = logits(other, images[: len(other.inputs)])
+    assert found.shape == logits(head, images).shape
+    if not head.carries_over and type(head).for_classes is Head.for_classes:
+        expected = ZeroShot(turned["text"], turned["logit_scale"])(images[0])
+        torch.testing.assert_close(found, expected)
