@@ -20,9 +20,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from src.classifier.classifier import Classifier, load, portable
-from src.classifier.folder import OF_CLIP, About
-from src.clip.licences import licence
+from src.classifier.classifier import Classifier, load
 from src.data.folder import Labelled
 from src.data.folder import labelled as read_folder
 from src.data.given import GivenImages, Picture
@@ -31,9 +29,10 @@ from src.errors import UserError
 from src.features.precomputed import Rows
 from src.features.source import ImageFeatures
 from src.hints import without_hints
-from src.job import assembly
+from src.job import assembly, calibrating
 from src.job.clock import Clock
 from src.job.composing import compose_plainly
+from src.job.describing import describe, given_to
 from src.job.stages import adapt
 from src.job.trainer import make_trainer
 from src.store.store import FeatureStore
@@ -74,7 +73,8 @@ def fit(
         validation: labelled images by which the method's settings are chosen; None: they stay as
             they are by default.
         templates: prompt templates, in which `{}` stands for the class.
-        settings: of the configuration, by key, as `{"method.training.epochs": 10}`.
+        settings: of the configuration, by key, as `{"method.training.epochs": 10}`, or
+            `{"calibrate": "temperature"}`, which needs `validation`.
         seed: decides the order and the start of a training.
         features: a folder in which features are kept, so that other methods need not compute them
             again; None: they are not kept.
@@ -98,13 +98,12 @@ def fit(
         selection = None if validation is None else "val"
         cfg = compose_plainly(method, backbone, selection, dataset, values)
         assembly.check_method(cfg)
-        prompts = assembly.make_class_prompts(cfg, names)
         source = ImageFeatures(
             name=cfg.dataset.name,
             dataset=GivenImages(
                 [*images, *held_out], names, {"train": support, "val": val, "test": ()}
             ),
-            prompts=prompts,
+            prompts=assembly.make_class_prompts(cfg, names),
             backbone=cfg.backbone.name,
             architecture=cfg.backbone.architecture,
             pretrained=cfg.backbone.pretrained,
@@ -120,29 +119,16 @@ def fit(
         training = cfg.method.training
         epochs = 1 if training is None else training.epochs
         trainer = make_trainer(cfg, logger=False, progress=progress, max_epochs=epochs)
+        calibrated_on = calibrating.images_for(cfg, source, module.inputs)
         adapt(trainer, module, data, None, Clock())
-        origin = source.origin
-        about = About(
-            method=method,
-            settings=assembly.hyperparameters(cfg, head),
-            view_weights=None,
-            class_names=names,
-            prompts=prompts,
-            logit_scale=source.logit_scale,
-            backbone=origin.backbone,
-            architecture=portable(cfg.backbone.architecture),
-            pretrained=cfg.backbone.pretrained,
-            weights=str(origin.weights),
-            precision=source.precision,
-            inputs=list(module.inputs),
-            adapted_on={
-                "images": len(support), "validation_images": len(val), "shots": shots, "seed": seed,
-                "selection": cfg.selection.name,
-            },
-            licence=licence(cfg.backbone.pretrained, cfg.backbone.architecture),
-        )  # fmt: skip
-        given = {name: getattr(source, name) for name in head.given if name not in OF_CLIP}
-        return Classifier(about, head.cpu(), given, source.clip)
+        if calibrated_on is not None:
+            calibrating.fit(cfg, module, calibrated_on)
+        adapted_on = {
+            "images": len(support), "validation_images": len(val), "shots": shots, "seed": seed,
+            "selection": cfg.selection.name,
+        }  # fmt: skip
+        about = describe(cfg, source, module, adapted_on)
+        return Classifier(about, head.cpu(), given_to(module, source), source.clip)
 
 
 def _items(

@@ -66,12 +66,21 @@ WITHOUT_VALIDATION = {"fixed", "validation_free"}
 """Ways of selection that look at no labelled image beside the support set."""
 
 
+CHOICES = {"calibrate": ("temperature",), "conformal": ("lac", "aps", "raps")}
+"""What these settings may be, beside null."""
+
+ADDED_LATER = {"coverage": "conformal", "calibrate": "calibrate", "conformal": "conformal"}
+"""Settings that change nothing where another one is null: runs from before there were any keep
+their hash and their label."""
+
+
 def config_hash(cfg: DictConfig) -> str:
     """Hash the parts of a configuration that can change what a run finds.
 
     Where the project itself lies is not among them, nor which tables its settings were looked up
-    in: their values are. Shots and seed are among them where they decide which images a run sees;
-    of a checkpoint, they are its own, as the method's settings are.
+    in: their values are. Shots and seed are among them where they decide which images a run sees,
+    and the seed where it decides which images sets are calibrated on; of a checkpoint, they are its
+    own, as the method's settings are.
     """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
     for described in ("settings", "about"):
@@ -79,12 +88,17 @@ def config_hash(cfg: DictConfig) -> str:
     for added in ("descriptors", "waffle"):
         if relevant["dataset"].get(added) is None:
             relevant["dataset"].pop(added, None)
+    for added, in_use_by in ADDED_LATER.items():
+        if relevant[in_use_by] is None:
+            del relevant[added]
     if not relevant["callbacks"]:
         del relevant["callbacks"]  # runs from before there were any keep their name
     if cfg.ckpt_path is not None:
         relevant["method"] = cfg.method.name
     if not draws_images(cfg):
-        del relevant["shots"], relevant["seed"]
+        del relevant["shots"]
+        if cfg.conformal is None or cfg.ckpt_path is not None:
+            del relevant["seed"]
     content = json.dumps(relevant, sort_keys=True).replace(str(ROOT), "")
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -96,7 +110,8 @@ def _resolved(cfg: DictConfig, key: Any) -> Any:
 
 def draws_images(cfg: DictConfig) -> bool:
     """Say whether it depends on `shots` and `seed` which labelled images a run sees."""
-    few_shot = cfg.method.support is not None or selection_of(cfg) == "val_few_shot"
+    looked_at = {selection_of(cfg), cfg.selection.name if cfg.calibrate is not None else None}
+    few_shot = cfg.method.support is not None or "val_few_shot" in looked_at
     return few_shot and cfg.ckpt_path is None
 
 
@@ -195,7 +210,8 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: a mandatory value or the checkpoint is missing, there is an unknown key, a number
             is out of range, `dataset.name` or one of `tags` is no text, `backbone.name` belongs to
-            another backbone, or `on_bad_image` is neither `stop` nor `skip`.
+            another backbone, `on_bad_image` is neither `stop` nor `skip`, or there is no such
+            calibration, or no validation image for it.
     """
     if missing := sorted(_known_keys() - {"hydra", *map(str, cfg)}):
         raise UserError(f"the configuration lacks {missing[0]}: leave ~{missing[0]} out.")
@@ -217,6 +233,7 @@ def validate(cfg: DictConfig) -> None:
     check_backbone(cfg)
     _check_numbers(cfg)
     _check_selection(cfg)
+    _check_calibration(cfg)
     _check_prompts(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise UserError(f"the checkpoint ckpt_path={cfg.ckpt_path} is missing.")
@@ -264,6 +281,20 @@ def _check_selection(cfg: DictConfig) -> None:
         raise UserError(
             "method.module.keep=best looks at validation images, and selection=validation_free has "
             "none: give method.module.keep=last, or another selection."
+        )
+
+
+def _check_calibration(cfg: DictConfig) -> None:
+    for key, choices in CHOICES.items():
+        if cfg[key] is not None and cfg[key] not in choices:
+            raise UserError(f"{key}={cfg[key]} is unknown: give {', '.join(choices)} or null.")
+    if not isinstance(cfg.coverage, int | float) or not 0 < cfg.coverage < 1:
+        raise UserError(f"coverage={cfg.coverage} is not between 0 and 1: give a share, as 0.9.")
+    unsuited = WITHOUT_VALIDATION | {"test"}
+    if cfg.calibrate is not None and cfg.selection.name in unsuited:
+        raise UserError(
+            f"calibrate={cfg.calibrate} needs validation images, and selection="
+            f"{cfg.selection.name} gives none: choose selection=val or val_few_shot."
         )
 
 

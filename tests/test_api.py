@@ -147,6 +147,19 @@ def test_validation_images_choose_the_settings(pictures):
     assert chosen.about.adapted_on["validation_images"] == 20
 
 
+def test_probabilities_are_calibrated_on_the_validation_images(pictures):
+    raw = adapt(pictures, method="zero_shot", validation=pictures[0]["val"])
+    settings = {"calibrate": "temperature"}
+    calibrated = adapt(
+        pictures, method="zero_shot", validation=pictures[0]["val"], settings=settings
+    )
+    assert calibrated.about.temperature > 1
+    images = pictures[0]["test"][0]
+    logits = np.log(raw.predict_proba(images).astype(np.float64)) / calibrated.about.temperature
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(calibrated.predict_proba(images), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_names_serve_as_labels(pictures):
     (images, labels), names = pictures[0]["train"], pictures[1]
     by_name = fit(
@@ -206,6 +219,9 @@ MISTAKES = {
     ),
     "the support set has no image of": lambda drawn, names: fit(
         drawn["train"][0][:-4], drawn["train"][1][:-4], names, backbone="tiny", templates=TEMPLATES
+    ),
+    "needs validation images": lambda drawn, names: fit(
+        *drawn["train"], names, backbone="tiny", settings={"calibrate": "temperature"}
     ),
     "image 0 is float32": lambda drawn, names: fit(
         [np.zeros((8, 8), np.float32)] * 10, range(10), names, backbone="tiny", templates=TEMPLATES

@@ -98,11 +98,32 @@ def test_the_trainers_settings_are_part_of_a_configuration():
         (["method=tip_adapter", "selection=fixed"], True),
         (["method=coop"], True),
         (["method=coop", "ckpt_path=c.ckpt"], False),
+        (["method=coop", "ckpt_path=c.ckpt", "conformal=lac"], False),
+        (["method=zero_shot", "calibrate=temperature", "selection=val"], False),
+        (["method=zero_shot", "calibrate=temperature", "selection=val_few_shot"], True),
     ],
 )
 def test_shots_and_seed_count_only_where_they_choose_images(overrides, drawn):
     first, other = (compose([*overrides, f"shots={n}", f"seed={n}"]) for n in (1, 9))
     assert (config_hash(first) != config_hash(other)) == drawn
+
+
+def test_the_seed_alone_counts_where_it_chooses_what_calibrates_sets():
+    def hashed(*overrides):
+        return config_hash(compose(["method=zero_shot", "conformal=lac", *overrides]))
+
+    assert hashed() == hashed("shots=9")
+    assert hashed() != hashed("seed=9")
+
+
+def test_calibration_counts_where_there_is_one_and_earlier_runs_keep_their_hash():
+    def hashed(*overrides):
+        return config_hash(compose(["method=calip", "selection=val", *overrides]))
+
+    assert hashed() == hashed("coverage=0.5") == "45b9887418c6d0c1"
+    others = {"calibrate=temperature", "conformal=aps", "conformal=raps"}
+    both = hashed("conformal=aps", "coverage=0.5")
+    assert len({hashed(), both, *(hashed(other) for other in others)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,16 @@ MISTAKES = [
     ("dataset.waffle=1 dataset.prompts=a.json", "exclude each other"),
     ("dataset.descriptors=/no/such.json", "/no/such.json"),
     ("method=tip_adapter selection.search=3", "selection.search=3"),
+    # calibration
+    ("calibrate=isotonic selection=val", "calibrate=isotonic is unknown: give temperature or null"),
+    ("calibrate=[temperature]", "calibrate=['temperature'] is unknown"),
+    ("conformal=apps", "conformal=apps is unknown: give lac, aps, raps or null"),
+    ("conformal=lac coverage=90", "coverage=90 is not between 0 and 1"),
+    ("conformal=lac coverage=1", "coverage=1 is not between 0 and 1"),
+    ("coverage=most", "coverage=most is not between 0 and 1"),
+    ("method=zero_shot calibrate=temperature", "selection=fixed gives none: choose selection=val"),
+    ("method=clap calibrate=temperature", "selection=validation_free gives none"),
+    ("method=gda calibrate=temperature selection=test", "selection=test gives none"),
     # what does not parse
     ("method", "method"),
     ("shots=[1,2", "cannot read"),

@@ -7,6 +7,7 @@ the method's name, by the project's own YAML of that name.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from src.data.text_files import read_json
 from src.errors import UserError
 from src.files import replacing, write_json
 from src.heads.base import Head
+from src.results.conformal import SCORES
 
 FOLDER = "classifier"
 ABOUT, STATE = "classifier.json", "head.safetensors"
@@ -125,10 +127,20 @@ def read_about(path: Path) -> About:
             json.dumps({name: value for name, value in content.items() if name in known}),
             strict=True,
         )
+        _check_calibration(about)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(" [type=")[0]
         raise UserError(f"{path} does not describe a classifier: {reason}.") from None
     return about
+
+
+def _check_calibration(about: About) -> None:
+    if not 0 < about.temperature < math.inf:
+        raise ValueError(f"the temperature is {about.temperature}")
+    if about.conformal is not None:
+        threshold, score = about.conformal["threshold"], about.conformal["score"]
+        if score not in SCORES or not (threshold is None or math.isfinite(threshold)):
+            raise ValueError(f"there are no sets by {score!r} up to {threshold!r}")
 
 
 def read_state(path: Path, about: About) -> dict[str, Tensor]:

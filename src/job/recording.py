@@ -14,17 +14,14 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from src.classifier import folder as classifier
-from src.classifier.classifier import portable
-from src.clip.licences import licence
-from src.clip.precision import FLOAT32
 from src.config import config_hash, has_other_prompts, rerun_command, selection_of
 from src.data.point_clouds import PointClouds
 from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
 from src.files import replacing
-from src.heads.multi_view import MultiView
-from src.job.assembly import hyperparameters, make_class_prompts
+from src.job.assembly import hyperparameters
 from src.job.clock import Clock
+from src.job.describing import describe, given_to
 from src.methods import checkpoint
 from src.methods.base import Answers, Method
 from src.methods.search import Surface
@@ -58,12 +55,14 @@ def make_result(
         data: what it was tested on.
         method: as it was tested.
         metrics: what the test found.
-        adapted: what training and validation found, and what a checkpoint says in place of the
-            configuration, by the record's names.
+        adapted: what training, validation and calibration found, and what a checkpoint says in
+            place of the configuration, by the record's names.
         clock: the times of its stages.
     """
     selection = adapted.get("selection", selection_of(cfg))
-    few_shot = cfg.method.support is not None or selection == "val_few_shot"
+    calibration = adapted.get("calibration", {})
+    drawn = "val_few_shot" in (selection, calibration.get("selection"))
+    few_shot = cfg.method.support is not None or drawn
     shots = cfg.shots if few_shot else 0
     return record.Result(
         dataset=cfg.dataset.name,
@@ -91,6 +90,8 @@ def make_result(
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         zero_shot=zero_shot_accuracy(source) if has_other_prompts(cfg) else None,
         **published_for(cfg, cfg.dataset.name, shots),
+        calibration=calibration,
+        conformal=adapted.get("conformal", {}),
         config_hash=config_hash(cfg),
         versions=record.versions(),
         git_revision=record.git_revision(),
@@ -176,30 +177,10 @@ def save_adapted(
         checkpoint.save(trainer, method, path, asdict(result), source.class_names)
     if result.architecture is None or result.weights is None:
         return
-    head, views = method.head, None
-    if isinstance(head, MultiView):
-        head, views = head.head, head.view_weights
-    settings = {**result.hyperparameters}
-    settings.pop("view_weights", None)
-    about = classifier.About(
-        method=result.method,
-        settings=settings,
-        view_weights=views,
-        class_names=list(source.class_names),
-        prompts=[list(of_class) for of_class in make_class_prompts(cfg, source.class_names)],
-        logit_scale=source.logit_scale,
-        backbone=result.backbone,
-        architecture=portable(result.architecture),
-        pretrained=cfg.backbone.pretrained,
-        weights=result.weights,
-        precision=result.precision or FLOAT32,
-        inputs=list(method.inputs),
-        adapted_on={
-            **{name: getattr(result, name) for name in ADAPTED_ON},
-            "interval": wilson_interval(result.accuracy, result.n_test),
-        },
-        points=result.points,
-        licence=licence(cfg.backbone.pretrained, result.architecture),
-    )
-    given = {name: getattr(source, name) for name in head.given if name not in classifier.OF_CLIP}
-    classifier.save(folder / classifier.FOLDER, about, method.head, given)
+    adapted_on = {
+        **{name: getattr(result, name) for name in ADAPTED_ON},
+        "interval": wilson_interval(result.accuracy, result.n_test),
+    }
+    sets = dict(result.conformal) or None
+    about = describe(cfg, source, method, adapted_on, points=result.points, conformal=sets)
+    classifier.save(folder / classifier.FOLDER, about, method.head, given_to(method, source))

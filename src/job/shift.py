@@ -113,6 +113,9 @@ def evaluate(
 ) -> "Result":
     """Test the adapted `method` on a further dataset, over its classes only, and record it.
 
+    The temperature and the threshold of sets are those of the dataset adapted on: there, the sets'
+    coverage is promised for new images, and here it is not.
+
     Args:
         cfg: the run's configuration.
         other: the further dataset.
@@ -121,16 +124,22 @@ def evaluate(
         result: the run's record. That of the evaluation differs from it only in what is found here.
     """
     from src.features.datamodule import FeatureDataModule
-    from src.job import recording
+    from src.job import calibrating, recording
     from src.job.trainer import make_trainer
     from src.results.scores import make_metrics
 
     source, test = features
     clock = Clock()
     data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
-    with clock("test"), method.restricted(other.classes, make_metrics(len(other.classes))):
+    with (
+        clock("test"),
+        method.restricted(other.classes, make_metrics(len(other.classes))),
+        calibrating.keeping_logits(method, bool(result.conformal)),
+    ):
         trainer = make_trainer(cfg, logger=False, progress=False)
         (metrics,) = trainer.test(method, datamodule=data, verbose=False)
+    answers = method.answers
+    metrics = {**metrics, **calibrating.measure_sets(result.conformal, answers)}
     evaluation = replace(
         result,
         dataset=other.name,
@@ -141,5 +150,6 @@ def evaluate(
         timings_s=clock.seconds,
         **recording.published_for(cfg, other.name, result.shots),
     )
-    recording.save(Path(cfg.paths.output) / "eval" / other.name, evaluation, method.answers, source)
+    folder = Path(cfg.paths.output) / "eval" / other.name
+    recording.save(folder, evaluation, calibrating.to_write(cfg, answers), source)
     return evaluation

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from src.config import run_group, run_name
 from src.features.datamodule import FeatureDataModule
-from src.job import assembly, attention_images, recording, reuse, shift
+from src.job import assembly, attention_images, calibrating, recording, reuse, shift
 from src.job.clock import Clock
 from src.job.job import sweeping
 from src.job.trainer import check_trainer, make_callbacks, make_loggers, make_trainer
@@ -41,6 +41,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         support = assembly.make_support(cfg, source, head)
         train_on = support if saved is None else None
         data = assembly.make_data(cfg, source, method.inputs, train_on)
+        calibrated_on = calibrating.images_for(cfg, source, method.inputs)
         # Anything wrong with further datasets shows before anything is trained.
         elsewhere = [shift.test_features(cfg, other, method.inputs) for other in others]
     training = cfg.method.training
@@ -52,9 +53,16 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         progress=not sweeping(),
     )
     adapted = adapt(trainer, method, data, saved, clock)
-    with clock("test"):
+    if saved is not None:
+        adapted["calibration"] = calibrating.restore(method, saved)
+    if calibrated_on is not None:
+        with clock("calibration"):
+            adapted["calibration"] = calibrating.fit(cfg, method, calibrated_on)
+    with clock("test"), calibrating.keeping_logits(method, cfg.conformal is not None):
         (metrics,) = trainer.test(method, datamodule=data, verbose=False)
     answers = method.answers
+    adapted["conformal"], of_sets = calibrating.make_sets(cfg, answers)
+    metrics = {**metrics, **of_sets}
     result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     output = Path(cfg.paths.output)
     recording.save_adapted(output, cfg, source, trainer, method, result)
@@ -64,7 +72,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
     ]
     attention_images.draw(cfg, dataset, method, data)
     # The run's own result comes last: where it stands, the run is whole.
-    recording.save(output, result, answers, source, method.surface)
+    recording.save(output, result, calibrating.to_write(cfg, answers), source, method.surface)
     recording.log(trainer, result, evaluations)
     if not sweeping():
         show([result, *evaluations], f"results in {output}")

@@ -24,7 +24,8 @@ class Answers(NamedTuple):
     Attributes:
         outcome: `label` and `prediction` int64 `[n]`, and `confidence` float32 `[n]`, the softmax
             probability of the prediction.
-        predictions: `logits` float32 `[n, c]` and `label`; empty unless they are kept.
+        predictions: `logits` float32 `[n, c]`, divided by the temperature, so that their softmax
+            has the confidences; and `label`. Empty unless they are kept.
     """
 
     outcome: dict[str, Tensor]
@@ -37,7 +38,8 @@ class Method(LightningModule):
     `trainer.validate` makes the next of the `searches`, puts the best settings into the head and
     logs `validation_accuracy` (per cent). `surface` is what a search over two settings saw.
     `trainer.test` logs what `metrics` computes; afterwards `answers` holds the answer for each
-    image. `trainer.predict` returns the logits `[n, c]` of each batch and needs no labels.
+    image. `trainer.predict` returns the logits `[n, c]` of each batch and needs no labels. Both
+    divide the logits by `temperature`, which neither a training nor a search does.
 
     Before each of them the head is reset, so that none depends on those before it, and the order
     in which a loader gives the rows does not matter: answers are sorted by `row`.
@@ -45,6 +47,8 @@ class Method(LightningModule):
     Attributes:
         sees_test_images: whether the method looks at unlabelled test images before it answers, as
             a stream or as a whole. It then may keep what it saw until it is reset.
+        keep_predictions: whether a test keeps the logits.
+        temperature: 1 unless it was calibrated; see `src.methods.calibration`.
     """
 
     sees_test_images: ClassVar[bool] = False
@@ -70,6 +74,7 @@ class Method(LightningModule):
         self.head = head
         self.metrics: Any = metrics
         self.keep_predictions = keep_predictions
+        self.temperature = 1.0
         self.searches = list(searches)
         self.surface: Surface | None = None
         self.answers = Answers({}, {})
@@ -137,11 +142,11 @@ class Method(LightningModule):
         self.log("validation_accuracy", choice.accuracy)
 
     def predict_step(self, batch: Batch, _: int) -> Float[Tensor, "n c"]:
-        logits: Tensor = self(batch)
+        logits: Tensor = self(batch) / self.temperature
         return logits
 
     def test_step(self, batch: Batch, _: int) -> None:
-        logits = self(batch)
+        logits = self(batch) / self.temperature
         self.metrics.update(logits, batch["label"])
         confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
         answers = {

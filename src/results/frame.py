@@ -14,10 +14,10 @@ import pandas as pd
 import yaml
 from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
-from src.config import WITHOUT_EFFECT
+from src.config import ADDED_LATER, WITHOUT_EFFECT
 from src.errors import UserError
 from src.files import CONFIG_DIR
-from src.results.metrics import METRICS
+from src.results.metrics import ALL
 from src.results.record import FAILURE, FILE, Result
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def load(folders: Sequence[Path]) -> Runs:
         "validation_accuracy",
         "published",
         "zero_shot",
-        *(metric.name for metric in METRICS),
+        *(metric.name for metric in ALL),
     )
     frame = pd.json_normalize(rows).astype(dict.fromkeys(numbers, float))
     frame["task"] = [task_of(row) for row in rows]
@@ -114,7 +114,7 @@ def load(folders: Sequence[Path]) -> Runs:
 def _row(result: Result, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for field, value in asdict(result).items():
-        metrics = {metric.name: result.metrics.get(metric.name) for metric in METRICS}
+        metrics = {metric.name: result.metrics.get(metric.name) for metric in ALL}
         row |= metrics if field == "metrics" else {field: value}
     made_by = _sweep_command(folder) or result.command
     return row | {"folder": str(folder), "made_by": made_by}
@@ -178,6 +178,8 @@ def _settings(folder: Path) -> dict[str, str]:
     if job is None or not (job / HYDRA / "config.yaml").is_file():
         return {}
     leaves = _flatten(_yaml(job / HYDRA / "config.yaml", dict))
+    unused = [key for key, in_use_by in ADDED_LATER.items() if leaves.get(in_use_by) == "null"]
+    leaves = {key: value for key, value in leaves.items() if key not in unused}
     return {key: value for key, value in leaves.items() if _tells_apart(key)}
 
 

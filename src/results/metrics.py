@@ -1,4 +1,4 @@
-"""The one list of metrics, which the record, the tables, the report and W&B read.
+"""The lists of metrics, which the record, the tables, the report and W&B read.
 
 To add a metric, add a line to `METRICS`. `src.results.scores` computes them, for this module
 imports no torch.
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
         heading: its heading in tables.
         make: makes what computes it, a `torchmetrics.Metric`. It is given a module, which has the
             classes of `torchmetrics.classification` and those of `src.results.scores`, and the
-            number of classes.
+            number of classes. None for those of `OF_SETS`, which need all images at once.
         format: its format specification in tables.
         scale: what the computed value is multiplied by: 100 for per cent.
         reads: what it is updated with beside the labels: `probabilities` or `logits`, `[n, c]`.
@@ -28,7 +28,7 @@ class Metric(NamedTuple):
 
     name: str
     heading: str
-    make: Callable[[Any, int], Any]
+    make: Callable[[Any, int], Any] | None
     format: str = ".2f"
     scale: float = 100
     reads: str = "probabilities"
@@ -57,3 +57,15 @@ METRICS: Sequence[Metric] = (
     # The squared error of the probabilities, summed over the classes: from 0 to 2.
     Metric("brier", "Brier", lambda m, _: m.BrierScore(), ".3f", 1),
 )
+"""What every test finds."""
+
+OF_SETS: Sequence[Metric] = (
+    Metric("coverage", "coverage", None),
+    # In classes.
+    Metric("mean_set_size", "set size", None, scale=1),
+    # In points of per cent.
+    Metric("class_coverage_gap", "coverage gap", None),
+)
+"""What `src.results.conformal` finds where a run makes sets of classes."""
+
+ALL = (*METRICS, *OF_SETS)

@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.files import replacing
 from src.results import formats, frame, outcome, summary
 from src.results.marks import marks
-from src.results.metrics import METRICS
+from src.results.metrics import ALL
 from src.results.published import describe
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ HYPERPARAMETERS = "hyperparameters."
 """What the frame's columns of a head's settings begin with."""
 SHOWN = {
     "task": "dataset", "backbone": "backbone", "label": "method", "shots": "shots", "seed": "seed",
-    "selection": "selection", **{metric.name: metric.heading for metric in METRICS},
+    "selection": "selection", **{metric.name: metric.heading for metric in ALL},
     "validation_accuracy": "validation", "zero_shot": "zero-shot", "published": "published",
     "settings_from": "settings from",
     "git_revision": "commit", "folder": "folder", "command": "command",
@@ -284,17 +284,20 @@ def _detail(run: pd.Series, answers: outcome.Outcome) -> Detail:
     facts = {
         **{
             metric.heading: text + metric.unit
-            for metric in METRICS
+            for metric in ALL
             if metric.name != "accuracy" and (text := metric.text(run[metric.name]))
         },
         "validation": f"{run['validation_accuracy']:.2f} %",
         "selection": run["selection"],
         "test images": f"{run['n_test']:,}",
         "seed": str(run["seed"]),
+        "temperature": _number(run.get("calibration.temperature")),
         **{setting: _number(value) for setting, value in settings.items()},
     }
     if pd.isna(run["validation_accuracy"]):
         del facts["validation"]
+    if not facts["temperature"]:
+        del facts["temperature"]
     return Detail(
         title=f"{run['task']}, {run['backbone']}: {run['label']}, shots={run['shots']}",
         accuracy=_accuracy(run) + " %",
@@ -306,7 +309,7 @@ def _detail(run: pd.Series, answers: outcome.Outcome) -> Detail:
 
 def _listed(runs: pd.DataFrame) -> list[dict[str, str]]:
     """Give the list of all runs, without the columns that are empty."""
-    metrics = {metric.name: runs[metric.name].map(metric.text) for metric in METRICS}
+    metrics = {metric.name: runs[metric.name].map(metric.text) for metric in ALL}
     metrics["accuracy"] = runs.apply(_accuracy, axis=1)
     cells = runs.assign(**metrics, git_revision=runs["git_revision"].map(_commit)).map(_number)
     columns = [name for name in SHOWN if (cells[name] != "").any()]

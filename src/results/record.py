@@ -49,7 +49,8 @@ class Result:
         shots: labelled images per class that the run may have seen; 0 if it saw none.
         seed: decides which ones, and every other random number.
         selection: how the settings were chosen; `fixed` if there was nothing to choose.
-        metrics: what the test found, by the names of `src.results.metrics.METRICS`.
+        metrics: what the test found, by the names of `src.results.metrics.ALL`, on the whole test
+            split. But those of sets are found on the images that did not calibrate them.
         validation_accuracy: top-1 accuracy (per cent) on the images that settings were chosen on,
             or None.
         hyperparameters: the settings of the head with which it was tested.
@@ -87,6 +88,11 @@ class Result:
             that do not train.
         zero_shot: the accuracy (per cent) of zero-shot CLIP with the same prompts, where they are
             not the dataset's own; None otherwise.
+        calibration: the `temperature` that logits were divided by, what `selection` names the
+            images that it was fitted on, and how many `images`; empty where it was not.
+        conformal: what `src.results.conformal.prediction_sets` takes, and how many `images` it was
+            calibrated on, which on the dataset itself are a part of the test split; empty where
+            there are no sets. On a further dataset the sets are those of the dataset adapted on.
         version: the record's version.
     """
 
@@ -126,6 +132,8 @@ class Result:
     points: int | None = None
     distinct_crops: int = 0
     zero_shot: float | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    conformal: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     @property

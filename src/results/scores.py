@@ -31,7 +31,9 @@ class Scores(nn.Module):
         super().__init__()
         self.metrics = metrics
         here = sys.modules[__name__]
-        self.parts: Any = nn.ModuleDict({one.name: one.make(here, n_classes) for one in metrics})
+        self.parts: Any = nn.ModuleDict(
+            {one.name: one.make(here, n_classes) for one in metrics if one.make is not None}
+        )
 
     def update(self, logits: Float[Tensor, "n c"], label: Int[Tensor, " n"]) -> None:
         """Take in one batch: float32 logits, int64 labels."""

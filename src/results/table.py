@@ -7,7 +7,7 @@ from rich.text import Text
 
 from src.command_line import make_console, printable
 from src.results.marks import explanations, marks
-from src.results.metrics import METRICS
+from src.results.metrics import ALL
 from src.results.published import common_source, describe
 from src.results.record import Result
 from src.results.terminal import print_rows
@@ -56,7 +56,7 @@ def show(results: Sequence[Result], title: str, labels: Sequence[str] | None = N
 
 def _row(result: Result, label: str, source: str | None) -> dict[str, str]:
     """Format the cells of a run; a column that is empty for all runs is left out."""
-    metrics = {one.heading: one.text(result.metrics.get(one.name)) for one in METRICS}
+    metrics = {one.heading: one.text(result.metrics.get(one.name)) for one in ALL}
     metrics["accuracy"] += marks(result)
     return {
         "dataset": result.dataset,

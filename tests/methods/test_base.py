@@ -114,3 +114,17 @@ def test_images_without_labels_can_be_predicted(material):
     method = Method(ZeroShot(text, 10.0), Accuracy())
     batches = trainer().predict(method, datamodule=data(image))
     torch.testing.assert_close(torch.cat(batches), ZeroShot(text, 10.0)(image.half().float()))
+
+
+def test_a_temperature_divides_the_logits_of_a_test_and_of_a_prediction_only(material):
+    image, label, text = material
+    method = Method(ZeroShot(text, 10.0), Accuracy(), keep_predictions=True)
+    method.temperature = 4.0
+    logits = ZeroShot(text, 10.0)(image.half().float())
+    _, answers = answers_of(method, data(image, label))
+    predicted = torch.cat(trainer().predict(method, datamodule=data(image)))
+    for divided in (answers.predictions["logits"], predicted):
+        torch.testing.assert_close(divided, logits / 4)
+    confidence = (logits / 4).softmax(dim=1).amax(dim=1)
+    torch.testing.assert_close(answers.outcome["confidence"], confidence)
+    torch.testing.assert_close(method({"global": image.half().float()}), logits)

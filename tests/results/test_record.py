@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from src.errors import UserError
-from src.results.metrics import METRICS
+from src.results.metrics import ALL, METRICS
 from src.results.record import VERSION, Result
 from tests.results import VERSION_1
 
@@ -34,6 +34,19 @@ def test_a_result_survives_its_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_what_was_calibrated_survives_its_file(tmp_path):
+    found = {"coverage": 91.0, "mean_set_size": 1.5, "class_coverage_gap": 7.0}
+    calibrated = replace(
+        RESULT,
+        metrics={**RESULT.metrics, **found},
+        calibration={"temperature": 1.5, "selection": "val", "images": 9},
+        conformal={"score": "lac", "coverage": 0.9, "threshold": None, "images": 8},
+    )
+    assert list(calibrated.metrics) == [metric.name for metric in ALL]
+    calibrated.write(tmp_path)
+    assert Result.read(tmp_path / "result.json") == calibrated
+
+
 def test_every_metric_of_the_list_can_be_recorded():
     assert list(RESULT.metrics) == [metric.name for metric in METRICS]
 
@@ -56,6 +69,7 @@ def test_a_record_of_version_1_is_read():
         name: content[name] for name in ("accuracy", "mean_class_accuracy", "ece")
     }
     assert (result.weights, result.settings_from, result.saw_test_images) == (None, "", False)
+    assert (result.calibration, result.conformal) == ({}, {})
     assert result.precision == "32-true"
     assert result.hyperparameters == {"residual_ratio": 0.2}
 

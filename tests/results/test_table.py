@@ -29,6 +29,15 @@ def test_empty_columns_are_left_out_and_shared_conditions_stand_above(printed):
         assert absent not in text
 
 
+def test_figures_of_sets_are_shown_where_a_run_has_sets(printed):
+    of_sets = {"coverage": 91.0, "mean_set_size": 1.5, "class_coverage_gap": 7.125}
+    with_sets = replace(RESULT, metrics={**RESULT.metrics, **of_sets})
+    text = "\n".join(printed(RESULT, with_sets))
+    for expected in ("coverage", "91.00", "size", "1.50", "gap", "7.12"):
+        assert expected in text
+    assert "coverage" not in "\n".join(printed(RESULT))
+
+
 @pytest.mark.parametrize(
     ("changes", "mark", "meaning"),
     [
