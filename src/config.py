@@ -66,6 +66,15 @@ WITHOUT_VALIDATION = {"fixed", "validation_free"}
 """Ways of selection that look at no labelled image beside the support set."""
 
 
+FEW_SHOT_VALIDATION = {"val_few_shot": 4, "val_shots": None}
+"""Ways of selection that look at as many validation images per class as there are shots, or at this
+many if that is less (CoOp's protocol)."""
+
+
+ALL_CLASSES = "all_classes"
+"""The protocol of runs from before there were others."""
+
+
 CHOICES = {"calibrate": ("temperature",), "conformal": ("lac", "aps", "raps")}
 """What these settings may be, beside null."""
 
@@ -91,6 +100,8 @@ def config_hash(cfg: DictConfig) -> str:
     for added, in_use_by in ADDED_LATER.items():
         if relevant[in_use_by] is None:
             del relevant[added]
+    if relevant["protocol"]["name"] == ALL_CLASSES:
+        del relevant["protocol"]
     if not relevant["callbacks"]:
         del relevant["callbacks"]  # runs from before there were any keep their name
     if cfg.ckpt_path is not None:
@@ -111,7 +122,7 @@ def _resolved(cfg: DictConfig, key: Any) -> Any:
 def draws_images(cfg: DictConfig) -> bool:
     """Say whether it depends on `shots` and `seed` which labelled images a run sees."""
     looked_at = {selection_of(cfg), cfg.selection.name if cfg.calibrate is not None else None}
-    few_shot = cfg.method.support is not None or "val_few_shot" in looked_at
+    few_shot = cfg.method.support is not None or not looked_at.isdisjoint(FEW_SHOT_VALIDATION)
     return few_shot and cfg.ckpt_path is None
 
 
@@ -210,8 +221,8 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: a mandatory value or the checkpoint is missing, there is an unknown key, a number
             is out of range, `dataset.name` or one of `tags` is no text, `backbone.name` belongs to
-            another backbone, `on_bad_image` is neither `stop` nor `skip`, or there is no such
-            calibration, or no validation image for it.
+            another backbone, `on_bad_image` is neither `stop` nor `skip`, there is no such
+            calibration, or no validation image for it, or no such protocol.
     """
     if missing := sorted(_known_keys() - {"hydra", *map(str, cfg)}):
         raise UserError(f"the configuration lacks {missing[0]}: leave ~{missing[0]} out.")
@@ -234,6 +245,7 @@ def validate(cfg: DictConfig) -> None:
     _check_numbers(cfg)
     _check_selection(cfg)
     _check_calibration(cfg)
+    _check_protocol(cfg)
     _check_prompts(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise UserError(f"the checkpoint ckpt_path={cfg.ckpt_path} is missing.")
@@ -295,6 +307,32 @@ def _check_calibration(cfg: DictConfig) -> None:
         raise UserError(
             f"calibrate={cfg.calibrate} needs validation images, and selection="
             f"{cfg.selection.name} gives none: choose selection=val or val_few_shot."
+        )
+
+
+def _check_protocol(cfg: DictConfig) -> None:
+    names = sorted(path.stem for path in (CONFIG_DIR / "protocol").glob("*.yaml"))
+    protocol = cfg.protocol
+    if protocol.name not in names:
+        raise UserError(
+            f"protocol.name={protocol.name} is unknown: choose protocol={' or '.join(names)}."
+        )
+    wanted = ("relaxed", "realistic") if protocol.name == "imbalanced" else (None,)
+    if protocol.imbalance not in wanted:
+        raise UserError(
+            f"protocol.imbalance={protocol.imbalance} is no way of protocol={protocol.name}: give "
+            "relaxed or realistic to protocol=imbalanced, and nothing to others."
+        )
+    elsewhere = protocol.name in ("cross_dataset", "shift")
+    if elsewhere and not cfg.eval_dataset:
+        raise UserError(
+            f"protocol={protocol.name} tests on other datasets: give eval_dataset=..., or leave it "
+            "out."
+        )
+    if cfg.eval_dataset and protocol.name in ("base_to_new", "imbalanced"):
+        raise UserError(
+            f"protocol={protocol.name} tests on its own dataset: leave eval_dataset out, or choose "
+            "protocol=cross_dataset or shift."
         )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
 from src.config import (
+    FEW_SHOT_VALIDATION,
     PROMPTS,
     WITHOUT_VALIDATION,
     build,
@@ -58,11 +59,16 @@ def check_method(cfg: DictConfig) -> None:
             missing or of the wrong type; or the training cannot be built.
     """
     try:
-        head_class = get_class(cfg.method.head._target_)
+        head_class: Any = get_class(cfg.method.head._target_)
     except (ImportError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise UserError(f"method.head: {reason}. Correct its _target_.") from None
     check(head_class, _settings(cfg))
+    if cfg.protocol.imbalance == "realistic" and head_class.needs_every_class:
+        raise UserError(
+            f"method={cfg.method.name} needs an image of every class, and protocol.imbalance="
+            "realistic gives some none: choose relaxed, or another method."
+        )
     _check_training(cfg)
     support = cfg.method.support or {}
     for name in ("crops", "copies"):
@@ -190,7 +196,8 @@ def _draw(
             augmentation = CloudAugmentation(settings.copies)
     elif crops is not None:
         augmentation = Augmentation(crops, settings.min_scale, settings.horizontal_flip, first)
-    return Support(*source.support(cfg.shots, cfg.seed, inputs, augmentation))
+    imbalance = cfg.protocol.imbalance
+    return Support(*source.support(cfg.shots, cfg.seed, inputs, augmentation, imbalance))
 
 
 def make_data(
@@ -228,10 +235,8 @@ def make_data(
     # Methods that train watch their validation accuracy even where they choose nothing by it.
     selection = cfg.selection.name if training else selection_of(cfg)
     validation = train = None
-    if selection == "val_few_shot":
-        validation = source.few_shot_validation(cfg.shots, cfg.seed, inputs)
-    elif selection not in WITHOUT_VALIDATION:
-        validation = source.split(selection, inputs)
+    if selection not in WITHOUT_VALIDATION:
+        validation = make_validation(cfg, source, inputs, selection)
     if training and support is not None:
         if training.get("crops") is not None:
             first = cfg.method.support.crops or 0
@@ -250,12 +255,23 @@ def make_data(
     )
 
 
-def make_method(cfg: DictConfig, head: Head, n_classes: int) -> Method:
-    """Wrap the head into the method's LightningModule."""
+def make_validation(
+    cfg: DictConfig, source: FeatureSource, inputs: Sequence[str], selection: str
+) -> Features:
+    """Take the labelled images that `selection` names, a split or few validation images."""
+    if selection not in FEW_SHOT_VALIDATION:
+        return source.split(selection, inputs)
+    most = FEW_SHOT_VALIDATION[selection]
+    return source.few_shot_validation(cfg.shots, cfg.seed, inputs, most or cfg.shots)
+
+
+def make_method(cfg: DictConfig, head: Head, n_classes: int, searching: bool = True) -> Method:
+    """Wrap the head into the method's LightningModule, with its searches if they are to come."""
     searches: list[Search | ViewSearch] = []
-    if selection_of(cfg) not in WITHOUT_VALIDATION and "inner" in (cfg.method.search or {}):
+    selects = searching and selection_of(cfg) not in WITHOUT_VALIDATION
+    if selects and "inner" in (cfg.method.search or {}):
         searches.append(search_from(cfg.selection.search, cfg.method.search, head.chosen()))
-    if searches_views(cfg):
+    if searching and searches_views(cfg):
         searches.append(ViewSearch(cfg.selection.search))
     method: Method = build(
         cfg.method.module,

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from src.errors import UserError
 from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
+from src.job.assembly import make_validation
 from src.job.trainer import make_trainer
 from src.methods.base import Answers, Method
 from src.methods.calibration import fit_temperature
@@ -26,9 +27,7 @@ def images_for(cfg: DictConfig, source: FeatureSource, inputs: Sequence[str]) ->
     """Take the validation images that the temperature is fitted on; None where it is not."""
     if cfg.calibrate is None:
         return None
-    if cfg.selection.name == "val_few_shot":
-        return source.few_shot_validation(cfg.shots, cfg.seed, inputs)
-    return source.split(cfg.selection.name, inputs)
+    return make_validation(cfg, source, inputs, cfg.selection.name)
 
 
 def fit(cfg: DictConfig, method: Method, images: Features) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def compose_plainly(
             "selection": _choice("selection", selection),
             "method": method_yaml(method) or _choice("method", method),
             "dataset": dataset,
+            "protocol": _choice("protocol", "all_classes"),
             "trainer": _choice("trainer", "auto"),
             "callbacks": {},
             "logger": {},

@@ -14,7 +14,13 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from src.classifier import folder as classifier
-from src.config import config_hash, has_other_prompts, rerun_command, selection_of
+from src.config import (
+    FEW_SHOT_VALIDATION,
+    config_hash,
+    has_other_prompts,
+    rerun_command,
+    selection_of,
+)
 from src.data.point_clouds import PointClouds
 from src.features.datamodule import FeatureDataModule, Features
 from src.features.source import FeatureSource
@@ -32,6 +38,8 @@ from src.results.published import published
 
 ADAPTED_ON = ("dataset", "shots", "seed", "selection", "accuracy", "n_test", "started_at")
 """What a classifier tells of its run."""
+NEW_CLASSES = "new_classes"
+"""The folder, in that of a run, of the answers for classes that it was not adapted to."""
 ROWS = 4096
 """How many test images are compared with the text at once."""
 
@@ -61,8 +69,8 @@ def make_result(
     """
     selection = adapted.get("selection", selection_of(cfg))
     calibration = adapted.get("calibration", {})
-    drawn = "val_few_shot" in (selection, calibration.get("selection"))
-    few_shot = cfg.method.support is not None or drawn
+    looked_at = {selection, calibration.get("selection")}
+    few_shot = cfg.method.support is not None or not looked_at.isdisjoint(FEW_SHOT_VALIDATION)
     shots = cfg.shots if few_shot else 0
     return record.Result(
         dataset=cfg.dataset.name,
@@ -90,6 +98,7 @@ def make_result(
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         zero_shot=zero_shot_accuracy(source) if has_other_prompts(cfg) else None,
         **published_for(cfg, cfg.dataset.name, shots),
+        protocol=protocol_of(cfg),
         calibration=calibration,
         conformal=adapted.get("conformal", {}),
         config_hash=config_hash(cfg),
@@ -98,6 +107,12 @@ def make_result(
         started_at=clock.started_at.isoformat(timespec="milliseconds"),
         command=rerun_command(HydraConfig.get()),
     )
+
+
+def protocol_of(cfg: DictConfig) -> str:
+    """Name the protocol of a run in its record."""
+    imbalance = cfg.protocol.imbalance
+    return str(cfg.protocol.name if imbalance is None else f"{cfg.protocol.name}_{imbalance}")
 
 
 def zero_shot_accuracy(source: FeatureSource) -> float | None:
@@ -121,6 +136,8 @@ def tested(method: Method, test: Features) -> dict[str, Any]:
 
 def published_for(cfg: DictConfig, dataset: str, shots: int) -> dict[str, Any]:
     """Look up the published accuracies that a run on `dataset` corresponds to."""
+    if cfg.protocol.name not in ("all_classes", "shift"):
+        return {"published": None, "published_by_source": {}}
     weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
     found = published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
     return {"published": next(iter(found.values()), None), "published_by_source": found}
@@ -144,11 +161,18 @@ def save(
             temporary.write_text("".join(lines))
     else:
         skipped.unlink(missing_ok=True)  # left by an earlier run in this folder
+    save_outcome(folder, answers, source, surface)
+    result.write(folder)
+
+
+def save_outcome(
+    folder: Path, answers: Answers, source: FeatureSource, surface: Surface | None = None
+) -> None:
+    """Write the answer for each test image into `folder`, and what a search saw."""
     arrays: dict[str, Any] = {name: values.numpy() for name, values in answers.outcome.items()}
     if surface is not None:
         arrays |= {"search": surface.accuracy, "search_axes": surface.axes}
     Outcome(class_names=list(source.class_names), **arrays).write(folder)
-    result.write(folder)
 
 
 def log(trainer: Trainer, result: record.Result, evaluations: Sequence[record.Result]) -> None:

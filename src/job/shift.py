@@ -1,6 +1,7 @@
-"""Evaluation under a shift of what was adapted: `eval_dataset=imagenet_v2,imagenet_a`.
+"""Evaluation of what was adapted on further datasets: `eval_dataset=imagenet_v2,imagenet_a`.
 
-Nothing is adapted to these datasets: prompts, support set and settings are those of `dataset`.
+Nothing is adapted to these datasets: support set and settings are those of `dataset`. So are
+classes and prompts, except by `protocol=cross_dataset`.
 """
 
 from collections.abc import Sequence
@@ -21,17 +22,27 @@ from src.job.clock import Clock
 if TYPE_CHECKING:
     from src.features.datamodule import Features
     from src.features.source import FeatureSource
+    from src.heads.support import Support
     from src.methods.base import Method
     from src.results.record import Result
 
 
 @dataclass(frozen=True)
 class EvalDataset:
-    """A further dataset to evaluate on; `classes[k]` is the adapted label of its class k."""
+    """A further dataset to evaluate on.
+
+    Attributes:
+        name: its name.
+        images: what it holds.
+        cfg: the configuration that it was read by.
+        classes: `classes[k]` is the adapted label of its class k; None: it has its own classes and
+            prompts, to which nothing was adapted.
+    """
 
     name: str
     images: ImageDataset
-    classes: Sequence[int]
+    cfg: DictConfig
+    classes: Sequence[int] | None
 
 
 def read_all(cfg: DictConfig, adapted: Any) -> list[EvalDataset]:
@@ -39,13 +50,15 @@ def read_all(cfg: DictConfig, adapted: Any) -> list[EvalDataset]:
 
     Raises:
         UserError: a dataset is unusable, needs settings of its own, has a class that `adapted` does
-            not have, or holds point clouds where that holds images; or features were brought
-            along, to which images cannot be compared.
+            not have (but by `protocol=cross_dataset`), or holds point clouds where that holds
+            images; or features were brought along, to which images cannot be compared.
     """
-    return [_read(name, cfg.paths.data, adapted) for name in dict.fromkeys(cfg.eval_dataset)]
+    own_classes = cfg.protocol.name == "cross_dataset"
+    names = dict.fromkeys(cfg.eval_dataset)
+    return [_read(name, cfg.paths.data, adapted, own_classes) for name in names]
 
 
-def _read(name: str, data: str, adapted: Any) -> EvalDataset:
+def _read(name: str, data: str, adapted: Any, own_classes: bool) -> EvalDataset:
     other = compose([f"dataset={name}"])
     other.paths.data = data
     if isinstance(adapted, PointClouds) and "views" in other.dataset:
@@ -67,7 +80,8 @@ def _read(name: str, data: str, adapted: Any) -> EvalDataset:
             f"eval_dataset={name}: what is adapted to images cannot be evaluated on point clouds, "
             "nor the other way round. Leave it out."
         )
-    return EvalDataset(name, images, find_classes(images, adapted, name))
+    classes = None if own_classes else find_classes(images, adapted, name)
+    return EvalDataset(name, images, other, classes)
 
 
 def find_classes(evaluated: ImageDataset, adapted: ImageDataset, name: str) -> list[int]:
@@ -88,7 +102,8 @@ def find_classes(evaluated: ImageDataset, adapted: ImageDataset, name: str) -> l
     if unknown := [one for one in wanted if known.count(one) != 1]:
         raise UserError(
             f"eval_dataset={name} has classes that the adapted dataset does not have just once: "
-            f"{listing(unknown, known)}. Every class evaluated must have been adapted to."
+            f"{listing(unknown, known)}. Every class evaluated must have been adapted to; with "
+            "protocol=cross_dataset none must."
         )
     labels = {one: label for label, one in enumerate(known)}
     return [labels[one] for one in wanted]
@@ -100,7 +115,10 @@ def test_features(
     """Take the test split of a further dataset from the store, or extract it."""
     from src.job import assembly
 
-    source = assembly.make_features(cfg, other.name, other.images)
+    prompts: list[list[str]] = []
+    if other.classes is None:
+        prompts = assembly.make_class_prompts(other.cfg, other.images.class_names)
+    source = assembly.make_features(cfg, other.name, other.images, prompts)
     return source, source.split("test", inputs)
 
 
@@ -109,9 +127,12 @@ def evaluate(
     other: EvalDataset,
     features: "tuple[FeatureSource, Features]",
     method: "Method",
+    support: "Support | None",
     result: "Result",
 ) -> "Result":
     """Test the adapted `method` on a further dataset, over its classes only, and record it.
+
+    Classes of its own are answered for by the head's rule for those (`Head.for_classes`).
 
     The temperature and the threshold of sets are those of the dataset adapted on: there, the sets'
     coverage is promised for new images, and here it is not.
@@ -121,19 +142,24 @@ def evaluate(
         other: the further dataset.
         features: what `test_features` gave for it.
         method: the very method of the run.
+        support: what its head was shown.
         result: the run's record. That of the evaluation differs from it only in what is found here.
     """
     from src.features.datamodule import FeatureDataModule
-    from src.job import calibrating, recording
+    from src.job import calibrating, protocols, recording
     from src.job.trainer import make_trainer
     from src.results.scores import make_metrics
 
     source, test = features
     clock = Clock()
+    if other.classes is None:
+        method = protocols.for_other_classes(cfg, method, support, source)
+        result = replace(result, conformal={})  # its sets are of other classes
+    classes = range(len(source.class_names)) if other.classes is None else other.classes
     data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
     with (
         clock("test"),
-        method.restricted(other.classes, make_metrics(len(other.classes))),
+        method.restricted(classes, make_metrics(len(classes))),
         calibrating.keeping_logits(method, bool(result.conformal)),
     ):
         trainer = make_trainer(cfg, logger=False, progress=False)
@@ -145,7 +171,7 @@ def evaluate(
         dataset=other.name,
         metrics=metrics,
         **recording.tested(method, test),
-        n_classes=len(other.classes),
+        n_classes=len(classes),
         skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,
         **recording.published_for(cfg, other.name, result.shots),

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from src.config import run_group, run_name
 from src.features.datamodule import FeatureDataModule
-from src.job import assembly, attention_images, calibrating, recording, reuse, shift
+from src.job import assembly, attention_images, calibrating, protocols, recording, reuse, shift
 from src.job.clock import Clock
 from src.job.job import sweeping
 from src.job.trainer import check_trainer, make_callbacks, make_loggers, make_trainer
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         reuse.adopt(cfg, saved)
         assembly.check_method(cfg)
     with clock("features"):
-        source = assembly.make_source(cfg, dataset)
+        source, unseen = protocols.divide(cfg, assembly.make_source(cfg, dataset))
         if saved is not None:
             reuse.check(saved, cfg.dataset.name, source.origin, source.class_names)
         head = assembly.make_head(cfg, source)
@@ -42,6 +42,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         train_on = support if saved is None else None
         data = assembly.make_data(cfg, source, method.inputs, train_on)
         calibrated_on = calibrating.images_for(cfg, source, method.inputs)
+        beside = None if unseen is None else unseen.split("test", method.inputs)
         # Anything wrong with further datasets shows before anything is trained.
         elsewhere = [shift.test_features(cfg, other, method.inputs) for other in others]
     training = cfg.method.training
@@ -63,11 +64,16 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
     answers = method.answers
     adapted["conformal"], of_sets = calibrating.make_sets(cfg, answers)
     metrics = {**metrics, **of_sets}
-    result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     output = Path(cfg.paths.output)
+    if unseen is not None and beside is not None:
+        with clock("test_new"):
+            other = protocols.for_other_classes(cfg, method, support, unseen)
+            metrics |= protocols.test_new_classes(cfg, other, beside, metrics["accuracy"])
+        recording.save_outcome(output / recording.NEW_CLASSES, other.answers, unseen)
+    result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     recording.save_adapted(output, cfg, source, trainer, method, result)
     evaluations = [
-        shift.evaluate(cfg, other, features, method, result)
+        shift.evaluate(cfg, other, features, method, support, result)
         for other, features in zip(others, elsewhere, strict=True)
     ]
     attention_images.draw(cfg, dataset, method, data)

@@ -20,7 +20,8 @@ class Metric(NamedTuple):
         heading: its heading in tables.
         make: makes what computes it, a `torchmetrics.Metric`. It is given a module, which has the
             classes of `torchmetrics.classification` and those of `src.results.scores`, and the
-            number of classes. None for those of `OF_SETS`, which need all images at once.
+            number of classes. None for those of `OF_SETS`, which need all images at once, and of
+            `OF_CLASSES`, which are of two tests.
         format: its format specification in tables.
         scale: what the computed value is multiplied by: 100 for per cent.
         reads: what it is updated with beside the labels: `probabilities` or `logits`, `[n, c]`.
@@ -68,4 +69,11 @@ OF_SETS: Sequence[Metric] = (
 )
 """What `src.results.conformal` finds where a run makes sets of classes."""
 
-ALL = (*METRICS, *OF_SETS)
+OF_CLASSES: Sequence[Metric] = (
+    Metric("base_accuracy", "base", None),
+    Metric("new_accuracy", "new", None),
+    Metric("harmonic_mean", "H", None),
+)
+"""What `protocol=base_to_new` finds beside: accuracies, and their harmonic mean."""
+
+ALL = (*METRICS, *OF_SETS, *OF_CLASSES)

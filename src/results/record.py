@@ -93,6 +93,9 @@ class Result:
         conformal: what `src.results.conformal.prediction_sets` takes, and how many `images` it was
             calibrated on, which on the dataset itself are a part of the test split; empty where
             there are no sets. On a further dataset the sets are those of the dataset adapted on.
+        protocol: what it was adapted to and tested on, by the names of `conf/protocol`; that of
+            imbalanced support sets with how they are drawn. Runs of different protocols are not
+            comparable.
         version: the record's version.
     """
 
@@ -134,6 +137,7 @@ class Result:
     zero_shot: float | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
     conformal: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str = "all_classes"
     version: int = VERSION
 
     @property

@@ -1,0 +1,74 @@
+"""What a run adapts to and what it is tested on, beside all classes of one dataset."""
+
+import math
+
+from omegaconf import DictConfig
+
+from src.errors import UserError
+from src.features.class_subset import ClassSubset
+from src.features.datamodule import FeatureDataModule, Features
+from src.features.source import FeatureSource
+from src.heads.base import Head
+from src.heads.multi_view import MultiView
+from src.heads.support import Support
+from src.job import assembly
+from src.job.trainer import make_trainer
+from src.methods.base import Method
+
+BASE_TO_NEW = "base_to_new"
+
+
+def divide(cfg: DictConfig, source: FeatureSource) -> tuple[FeatureSource, FeatureSource | None]:
+    """Give what a run adapts to, and the new classes that it is tested on beside.
+
+    Base classes are the first half of the labels, rounded up (CoOp's `subsample_classes`).
+
+    Raises:
+        UserError: there is only one class to divide.
+    """
+    if cfg.protocol.name != BASE_TO_NEW:
+        return source, None
+    count = len(source.class_names)
+    base = math.ceil(count / 2)
+    if base == count:
+        raise UserError(
+            f"protocol={BASE_TO_NEW} divides the classes, and {cfg.dataset.name} has only one: "
+            "choose another dataset or protocol."
+        )
+    return ClassSubset(source, range(base)), ClassSubset(source, range(base, count))
+
+
+def for_other_classes(
+    cfg: DictConfig, method: Method, support: Support | None, source: FeatureSource
+) -> Method:
+    """Make the method for the classes of `source`, by the head's own rule (`Head.for_classes`)."""
+    head: Head = method.head
+    inner = head.head if isinstance(head, MultiView) else head
+    given = {name: getattr(source, name) for name in {*inner.given, "text", "logit_scale"}}
+    other = head.for_classes(given, assembly.hyperparameters(cfg, head), support)
+    made = assembly.make_method(cfg, other, len(source.class_names), searching=False)
+    made.temperature = method.temperature
+    return made
+
+
+def test_new_classes(
+    cfg: DictConfig, method: Method, test: Features, base_accuracy: float
+) -> dict[str, float]:
+    """Test what `for_other_classes` gave on the images of those classes.
+
+    Returns:
+        `base_accuracy`, `new_accuracy` and their `harmonic_mean`, in per cent.
+    """
+    data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
+    trainer = make_trainer(cfg, logger=False, progress=False)
+    (found,) = trainer.test(method, datamodule=data, verbose=False)
+    return {
+        "base_accuracy": base_accuracy,
+        "new_accuracy": found["accuracy"],
+        "harmonic_mean": harmonic_mean(base_accuracy, found["accuracy"]),
+    }
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """Compute H of two accuracies from 0 up; 0 where both are 0."""
+    return 2 * base * new / (base + new) if base + new else 0.0
