@@ -96,7 +96,7 @@ def test_paths_images_and_arrays_are_the_same_pictures(pictures, tmp_path):
         np.stack(arrays),
     ):
         np.testing.assert_array_equal(classifier.predict_proba(images), expected)
-    for single in (paths[0], str(paths[0]), Image.open(paths[0])):
+    for single in (paths[0], str(paths[0]), Image.open(paths[0]), arrays[0]):
         np.testing.assert_allclose(classifier.predict_proba(single), expected[:1], rtol=1e-5)
     coloured = np.repeat(arrays[0][..., None], 3, axis=2)
     np.testing.assert_allclose(classifier.predict_proba(coloured), expected[:1], rtol=1e-5)

@@ -176,10 +176,7 @@ class Classifier:
     def _over(
         self, images: Any, batch_size: int, take: Callable[[int, dict[str, Tensor]], None]
     ) -> None:
-        single = 2 if self.about.view_weights is not None else 3
-        if isinstance(images, str | Path | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim == single and images.shape[-1] == 3
-        ):
+        if isinstance(images, str | Path | Image.Image) or _is_one(images, self.about.points):
             images = [images]
         if len(images) == 0:
             raise UserError("there is no image: give one or more.")
@@ -199,6 +196,14 @@ class Classifier:
         shared = self.head.frozen and self.about.precision != FLOAT32
         clip = load_clip(self.about) if shared else self.clip
         return Encoder(clip, self.about.inputs)
+
+
+def _is_one(images: Any, points: int | None) -> bool:
+    """Say whether an array is a single picture or, where `points` are read, a single cloud."""
+    if not isinstance(images, np.ndarray) or images.ndim > 3:
+        return False
+    coloured = images.ndim == 3 and images.shape[2] == 3
+    return images.ndim == 2 or (coloured and points is None)
 
 
 class _Taking(BasePredictionWriter):

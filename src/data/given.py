@@ -86,7 +86,7 @@ class GivenClouds(PointClouds):
         except (EOFError, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DamagedCloudError(self._where(item), f"cannot be read: {reason}") from error
-        if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] != 3:
+        if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
             raise DamagedCloudError(self._where(item), "does not hold points [p, 3]")
         return points.astype(np.float32)
 

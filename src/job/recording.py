@@ -136,10 +136,9 @@ def tested(method: Method, test: Features) -> dict[str, Any]:
 
 def published_for(cfg: DictConfig, dataset: str, shots: int) -> dict[str, Any]:
     """Look up the published accuracies that a run on `dataset` corresponds to."""
-    if cfg.protocol.name not in ("all_classes", "shift"):
-        return {"published": None, "published_by_source": {}}
     weights = f"{cfg.backbone.architecture}/{cfg.backbone.pretrained}"
-    found = published(dataset, cfg.method.name, shots, cfg.backbone.name, weights)
+    name, protocol = cfg.backbone.name, protocol_of(cfg)
+    found = published(dataset, cfg.method.name, shots, name, weights, protocol=protocol)
     return {"published": next(iter(found.values()), None), "published_by_source": found}
 
 

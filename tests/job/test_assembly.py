@@ -18,7 +18,7 @@ class Source:
     skipped_images = ()
     n_views = None
 
-    def support(self, shots, seed, inputs, augmentation):
+    def support(self, shots, seed, inputs, augmentation, imbalance=None):
         return {"global": torch.randn(2, 4, 8)}, torch.tensor([0, 0, 2, 2])
 
 
