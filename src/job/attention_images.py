@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from src.methods.base import Method
     from src.results.attention import ClassMap
 
-TOP = 3
-"""Classes shown, the most probable ones; and the true one, if it is not among them."""
-
 
 def check(cfg: DictConfig, dataset: Any) -> None:
     """Check that `dataset` and the method have what `cfg.attention_images` asks for.
@@ -78,21 +75,10 @@ def _maps(
     import torch
 
     from src.features.datamodule import FeatureBatches
-    from src.results.attention import ClassMap
+    from src.results.attention import class_maps
 
     batch = FeatureBatches(data.test, method.inputs, batch_size=1)[row]
     with torch.no_grad():
-        probabilities = method(batch)[0].softmax(dim=-1)
-        before, after = (maps[0].T.numpy() for maps in method.head.attention(batch["spatial"]))
-    truth = int(batch["label"])
-    top = probabilities.topk(min(TOP, len(probabilities))).indices.tolist()
-    return [
-        ClassMap(
-            dataset.class_names[label],
-            float(probabilities[label]),
-            label == truth,
-            before[label],
-            after[label],
-        )
-        for label in dict.fromkeys([*top, truth])
-    ]
+        probabilities = method(batch)[0].softmax(dim=-1).numpy()
+        before, after = (maps[0].numpy() for maps in method.head.attention(batch["spatial"]))
+    return class_maps(dataset.class_names, probabilities, before, after, int(batch["label"]))

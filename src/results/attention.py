@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +17,15 @@ from src.files import replacing
 from src.results.plots import CREATOR, STYLE, WIDTH, short
 
 FOLDER = "attention"
+TOP = 3
+"""Classes shown, the most probable ones; and the true one, if it is not among them."""
 SIDE = 224
 """The side, in pixels, of the square in the middle of an image that CLIP sees."""
 DPI = 150
 ROW, REST = 1.42, 0.75
 """The height, in inches, of a class and of the headings and the scale together."""
+NAME = 18
+"""Letters of a class's name that the height of its row has room for."""
 
 
 class ClassMap(NamedTuple):
@@ -42,8 +47,45 @@ class ClassMap(NamedTuple):
     after: NDArray[np.float32]
 
 
+def class_maps(
+    class_names: Sequence[str],
+    probabilities: NDArray[np.float32],
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    truth: int | None = None,
+) -> list[ClassMap]:
+    """Choose the classes of an image that are shown, the most probable one first.
+
+    Args:
+        class_names: in the order of the labels.
+        probabilities: float32 `[c]`, that of each class, 0 to 1.
+        before: float32 `[s, c]`, the attention of each class over the positions before blending,
+            as `src.heads.base.Attends` gives it.
+        after: the same after blending.
+        truth: the label of the image's own class; None where it is not known.
+    """
+    top = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
+    shown = dict.fromkeys(top if truth is None else [*top, truth])
+    return [
+        ClassMap(
+            class_names[label],
+            float(probabilities[label]),
+            label == truth,
+            before[:, label],
+            after[:, label],
+        )
+        for label in shown
+    ]
+
+
 def draw(image: Image.Image, maps: Sequence[ClassMap], path: Path) -> None:
-    """Write a PNG: the image, and the attention of each class over it, one class below the other.
+    """Write what `png` draws."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(image, maps))
+
+
+def png(image: Image.Image, maps: Sequence[ClassMap]) -> bytes:
+    """Draw the image, and the attention of each class over it, one class below the other.
 
     All maps have one scale. Its middle, 1, stands for attention that is equal everywhere: red
     positions get more, and blue positions get less.
@@ -72,7 +114,8 @@ def draw(image: Image.Image, maps: Sequence[ClassMap], path: Path) -> None:
                     extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5),
                 )
             mark = " (true)" if one.is_true else ""
-            axes[row, 1].set_ylabel(f"{short(one.name)}{mark}\n{100 * one.probability:.1f} %")
+            label = f"{short(one.name, NAME)}\n{100 * one.probability:.1f} %{mark}"
+            axes[row, 1].set_ylabel(label)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)
@@ -81,8 +124,9 @@ def draw(image: Image.Image, maps: Sequence[ClassMap], path: Path) -> None:
         bar.outline.set_visible(False)
         bar.ax.ticklabel_format(useOffset=False)
         bar.ax.locator_params(nbins=5)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": CREATOR})
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", metadata={"Software": CREATOR})
+        return drawn.getvalue()
 
 
 def _grid(attention: NDArray[np.float32]) -> NDArray[np.float32]:
