@@ -31,6 +31,9 @@ SMALLER = {
     "offline_demo": ["dataset=digits,letters", "backbone=tiny", "shots=1"],
     "methods_2026_offline": ["dataset=digits", "shots=2", "++method.training.epochs=3"],
     "methods_2026": ["dataset=caltech101", "shots=2", "++method.training.epochs=3"],
+    "base_to_new": ["++method.training.epochs=2"],
+    "base_to_new_offline": ["dataset=digits", "shots=2", "++method.training.epochs=2"],
+    "cross_dataset": ["eval_dataset=[caltech101]", "++method.training.epochs=2"],
     "validation_free": ["dataset=caltech101", "shots=2", "++method.training.epochs=3"],
 }
 """What replaces the sweep's values where the replicas are too small for them."""
@@ -55,7 +58,7 @@ def test_every_choice_of_a_recipe_exists(name):
     params = {
         key: str(values).split(",") for key, values in recipe(name).hydra.sweeper.params.items()
     }
-    for group in ("dataset", "method", "selection"):
+    for group in ("dataset", "method", "protocol", "selection"):
         known = {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
         assert set(params.get(group, [])) <= known
     compose([f"{key}={values[-1]}" for key, values in params.items()])
@@ -65,7 +68,7 @@ def test_every_choice_of_a_recipe_exists(name):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name in ("imagenet", "caltech101", *SHIFTS):
-        replica.make(name, folder, per_class=4, size=32)
+        replica.make(name, folder, per_class=4, size=32, classes="abcd")
     classes = {
         "modelnet40": replica_3d.MODELNET10, "modelnet10": replica_3d.MODELNET10,
         "scanobjectnn": replica_3d.CLASSES,
@@ -90,7 +93,9 @@ def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch,
     arguments = [f"dataset={','.join(few)}"] if few else []
     arguments += ["shots=1"] if "shots" in params else ["++shots=1"]
     arguments += ["seed=1"] if "seed" in params else []
-    embedded = ("demo", "offline_demo", "methods_2026_offline", "solids_demo")
+    embedded = (
+        "demo", "offline_demo", "methods_2026_offline", "solids_demo", "base_to_new_offline",
+    )  # fmt: skip
     on_replicas = [] if name in embedded else replica.TINY
     argv = [f"+experiment={name}", *below(tmp_path), f"paths.data={data}"]
     argv += [f"paths.features={features}", "logger=none", *on_replicas, *arguments]

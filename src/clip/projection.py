@@ -68,7 +68,10 @@ def depth_maps(points: Float[Tensor, "n p 3"], views: int) -> Float[Tensor, "n v
         or outside the image is left out.
     """
     rotation, side = rotations(views).to(points.device), RESOLUTION[views]
-    maps = points.new_empty(len(points), views, side, side)
+    maps = points.new_empty(points.shape[0], views, side, side)
+    if torch.compiler.is_exporting():  # A graph has one pass, for any number of clouds.
+        _draw(points, rotation, DISTANCE[views], maps)
+        return maps
     cells = len(points) * views * (side + 2) ** 2 if points.is_cuda else _CELLS_PER_PASS
     clouds = max(1, cells // (views * (side + 2) ** 2))
     for some, target in zip(torch.split(points, clouds), torch.split(maps, clouds), strict=True):
@@ -99,12 +102,12 @@ def _draw(
     side = maps.shape[-1]
     border = side + 2
     by_coordinate = rotation.transpose(0, 1).flatten(end_dim=1) @ points.mT
-    x, y, depth = by_coordinate.view(len(points), 3, len(rotation), -1).unbind(dim=1)
+    x, y, depth = by_coordinate.view(points.shape[0], 3, len(rotation), -1).unbind(dim=1)
     depth = depth + distance
     behind = (NEAR - depth).relu_()
     scale = side / 2 / depth.clamp_(min=NEAR)
-    row = _pixel(x.mul_(scale).sub_(behind, alpha=1e20), side)
-    column = _pixel(y.mul_(scale), side)
+    row = _pixel((x * scale).sub_(behind, alpha=1e20), side)
+    column = _pixel(y * scale, side)
     image = torch.arange(maps[:, :, 0, 0].numel(), device=points.device).view(*maps.shape[:2], 1)
     cell = row.mul_(border).add_(column).int() + image * border**2
     inverse = scale.mul_(_FRACTION / (side / 2)).round_().double()

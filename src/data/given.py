@@ -68,7 +68,8 @@ def _is_image(array: NDArray[np.uint8]) -> bool:
 class GivenClouds(PointClouds):
     """A dataset of point clouds, keyed by their position in `clouds`.
 
-    A cloud with fewer than `points` points has its first ones again, which changes no depth map.
+    A cloud with fewer than `points` points has its first ones again, which weighs these more in
+    their pixels.
     """
 
     clouds: Sequence[Cloud]

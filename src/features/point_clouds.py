@@ -68,7 +68,8 @@ class DepthMapClip(FrozenClip):
         return features.view(-1, self.views, *features.shape[1:])
 
     def _images(self, points: Int32[Tensor, "n p 3"]) -> Float[Tensor, "nv 3 h w"]:
-        maps = depth_maps(points.view(torch.float32), self.views)
+        exact = points if points.is_floating_point() else points.view(torch.float32)
+        maps = depth_maps(exact, self.views)
         # Without antialiasing, reducing to `tiny`'s 32 pixels would lose most points.
         reducing = min(self.image_size) < RESOLUTION[self.views]
         grid: dict[str, Any] = {"antialias": True} if reducing else {"align_corners": True}

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -148,6 +149,13 @@ class Head(nn.Module):
         """Return the present values of the settings in `searched`, as JSON holds them."""
         return {name: getattr(self, name) for name in self.searched}
 
+    def fold(self) -> None:
+        """Keep what `forward` needs for an image and drop what else there is, for an export.
+
+        A head that computes something else in it, such as text features, overrides this.
+        Afterwards it is good for evaluation alone.
+        """
+
     def train(self, mode: bool = True) -> "Head":
         """Switch between training and evaluation mode; what is `frozen` stays in evaluation."""
         super().train(mode)
@@ -179,6 +187,11 @@ class Attends(Protocol):
         self, spatial_features: Float[Tensor, "n s d"]
     ) -> tuple[Float[Tensor, "n s c"], Float[Tensor, "n s c"]]:
         """Compute each class's attention over the positions, before and after blending."""
+
+
+def in_passes(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Split rows for passes of bounded memory; a graph that is exported has one for all rows."""
+    return (rows,) if torch.compiler.is_exporting() else torch.split(rows, size)
 
 
 def check(head_class: Any, settings: Mapping[str, Any]) -> None:

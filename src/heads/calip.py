@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from src.errors import UserError
-from src.heads.base import Head
+from src.heads.base import Head, in_passes
 
 AFFINITIES_PER_CHUNK = 2**21
 """How many affinities are computed at once: enough to be fast, few enough for the cache."""
@@ -84,7 +84,7 @@ class Calip(Head):
         global_features = F.normalize(global_features, dim=-1)
         images = max(1, AFFINITIES_PER_CHUNK // (spatial_features.shape[1] * len(self.text)))
         chunks = zip(
-            torch.split(global_features, images), torch.split(spatial_features, images), strict=True
+            in_passes(global_features, images), in_passes(spatial_features, images), strict=True
         )
         text_term, pooled = map(torch.cat, zip(*(self._attend(*c) for c in chunks), strict=True))
         return (

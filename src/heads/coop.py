@@ -29,6 +29,7 @@ class LearnedContext(Head):
     carries_over = True
     given: ClassVar[tuple[str, ...]] = ("text_tower", "class_names", "logit_scale")
     frozen = ("text_tower",)
+    text: Tensor
     start: Tensor
     suffixes: Tensor
     ends: Tensor
@@ -84,6 +85,7 @@ class LearnedContext(Head):
         self.context = nn.Parameter(context)
         self.logit_scale = logit_scale
         self._cached: tuple[Tensor, Tensor] | None = None  # a context and its text features
+        self._folded = False
 
     def class_text(self) -> Float[Tensor, "*k c d"]:
         """Give the normalised text features of the present context.
@@ -91,7 +93,17 @@ class LearnedContext(Head):
         In training they are computed with a gradient; in evaluation mode without one, and only once
         for a given context.
         """
+        if self._folded:
+            return self.text
         return self._computed() if self.training else self._text_once()
+
+    def fold(self) -> None:
+        """Keep the text features in place of the context and of the text tower."""
+        self.register_buffer("text", self.eval().class_text())
+        self.text_tower = nn.Identity()
+        for name in ("context", "start", "suffixes", "ends"):
+            delattr(self, name)
+        self._cached, self._folded = None, True
 
     def _computed(self) -> Float[Tensor, "*k c d"]:
         start = self.start.expand(*self.context.shape[:-2], -1, -1)

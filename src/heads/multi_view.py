@@ -93,6 +93,9 @@ class MultiView(Head):
     def chosen(self) -> dict[str, Any]:
         return {**self.head.chosen(), "view_weights": self.view_weights}
 
+    def fold(self) -> None:
+        self.head.fold()
+
     def forward(self, *features: Float[Tensor, "n v ..."]) -> Float[Tensor, "n c"]:
         return self._weighted(self.each_view(*features))
 

@@ -1,6 +1,6 @@
 """PLOT: prompt learning with optimal transport (Chen et al., ICLR 2023)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from src.errors import UserError
+from src.heads.base import in_passes
 from src.heads.coop import LearnedContext
 
 ITERATIONS = 100
@@ -81,7 +82,7 @@ class Plot(LearnedContext):
         text = self.class_text()
         spatial = F.normalize(spatial_features, dim=-1)
         compared = spatial.shape[1] * text.shape[0] * text.shape[1]
-        parts = torch.split(spatial, max(1, COMPARED_PER_PASS // compared))
+        parts = in_passes(spatial, max(1, COMPARED_PER_PASS // compared))
         return self.logit_scale * torch.cat([self._matched(part, text) for part in parts])
 
     def _matched(
@@ -103,16 +104,35 @@ def transport(
     """
     n, s, k, c = similarity.shape
     kernel = ((similarity - 1) / regularisation).exp_()
-    u = kernel.new_ones(n, s, c)
-    v = kernel.new_ones(n, k, c)
-    changing = kernel.new_ones(n, c, dtype=torch.bool)
-    for _ in range(ITERATIONS):
+
+    def balance(u: Tensor, v: Tensor, changing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = (1 / s) / (kernel * v.unsqueeze(1)).sum(dim=2)
         columns = (1 / k) / (kernel * rows.unsqueeze(2)).sum(dim=1)
         change = (rows - u).abs().mean(dim=1)
         u = torch.where(changing.unsqueeze(1), rows, u)
         v = torch.where(changing.unsqueeze(1), columns, v)
-        changing &= change >= TOLERANCE
+        return u, v, changing & (change >= TOLERANCE)
+
+    changing = kernel.new_ones(n, c, dtype=torch.bool)
+    u, v, _ = _repeat(balance, kernel.new_ones(n, s, c), kernel.new_ones(n, k, c), changing)
+    return u.unsqueeze(2) * kernel * v.unsqueeze(1)
+
+
+def _repeat(
+    step: Callable[..., tuple[Tensor, Tensor, Tensor]], u: Tensor, v: Tensor, changing: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take `ITERATIONS` steps at most, until nothing changes any more."""
+    if torch.compiler.is_exporting():  # A graph would hold as many copies of a loop of Python's.
+        from torch._higher_order_ops.while_loop import while_loop
+
+        _, u, v, changing = while_loop(  # type: ignore[no-untyped-call]
+            lambda taken, u, v, changing: (taken < ITERATIONS) & changing.any(),
+            lambda taken, *state: (taken + 1, *step(*state)),
+            (torch.zeros((), dtype=torch.int64), u, v, changing),
+        )
+        return u, v, changing
+    for _ in range(ITERATIONS):
+        u, v, changing = step(u, v, changing)
         if not changing.any():
             break
-    return u.unsqueeze(2) * kernel * v.unsqueeze(1)
+    return u, v, changing

@@ -24,16 +24,16 @@ def divide(cfg: DictConfig, source: FeatureSource) -> tuple[FeatureSource, Featu
     Base classes are the first half of the labels, rounded up (CoOp's `subsample_classes`).
 
     Raises:
-        UserError: there is only one class to divide.
+        UserError: a half would have a single class.
     """
     if cfg.protocol.name != BASE_TO_NEW:
         return source, None
     count = len(source.class_names)
     base = math.ceil(count / 2)
-    if base == count:
+    if count - base < 2:
         raise UserError(
-            f"protocol={BASE_TO_NEW} divides the classes, and {cfg.dataset.name} has only one: "
-            "choose another dataset or protocol."
+            f"protocol={BASE_TO_NEW} tells the classes of each half apart, and {cfg.dataset.name} "
+            f"has {count}: it takes four or more. Choose another dataset or protocol."
         )
     return ClassSubset(source, range(base)), ClassSubset(source, range(base, count))
 

@@ -143,6 +143,10 @@ def check_head(node, search=None):
     again.load_state_dict(head.state_dict())
     torch.testing.assert_close(logits(again, images), logits(head, images))
 
+    last = logits(head, images)
+    head.fold()
+    torch.testing.assert_close(logits(head, images), last)
+
 
 def axes_of(search):
     """List the axes of a search: the outer ones, if there are any, and the inner one."""

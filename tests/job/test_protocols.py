@@ -212,14 +212,15 @@ def test_an_imbalanced_support_set_is_drawn_by_frequency(tmp_path, imbalance):
         assert Counter(state["state.label"].tolist()) == Counter(item.label for item in drawn)
 
 
-def one_class(folder):
-    for split, count in (("train", 4), ("val", 2), ("test", 2)):
-        content = {"global": torch.randn(count, 4), "label": torch.zeros(count, dtype=torch.int64)}
+def few_classes(folder, count):
+    for split in ("train", "val", "test"):
+        label = torch.arange(count).repeat(4)
+        content = {"global": torch.randn(len(label), 4), "label": label}
         save_file(content, folder / f"{split}.safetensors")
-    save_file({"text": torch.randn(1, 4)}, folder / "text.safetensors")
-    (folder / "classes.json").write_text('["only"]')
+    save_file({"text": torch.randn(count, 4)}, folder / "text.safetensors")
+    (folder / "classes.json").write_text(json.dumps([f"class {n}" for n in range(count)]))
     (folder / "meta.json").write_text('{"logit_scale": 100}')
-    return f"dataset=precomputed dataset.path={folder}".split()
+    return ("dataset=precomputed", f"dataset.path={folder}", "protocol=base_to_new", "logger=none")
 
 
 MISTAKES = [
@@ -245,9 +246,19 @@ def test_a_mistake_is_one_message(tmp_path, typed, message):
     assert not (tmp_path / "features").exists()
 
 
-def test_one_class_cannot_be_divided(tmp_path):
-    typed = one_class(tmp_path)
-    assert "has only one" in refusal(tmp_path, *typed, "protocol=base_to_new", "logger=none")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_classes_are_not_divided(tmp_path, count):
+    typed = few_classes(tmp_path, count)
+    assert f"has {count}: it takes four or more" in refusal(tmp_path, *typed)
+
+
+def test_of_an_odd_number_of_classes_the_larger_half_is_base(tmp_path):
+    done = calipers(tmp_path, "method=tip_adapter", "shots=1", *few_classes(tmp_path, 5))
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path)
+    assert (found["n_classes"], found["n_test"]) == (3, 12)
+    new = load_file(tmp_path / "output/new_classes/outcome.safetensors")
+    assert sorted({*new["label"].tolist()}) == [0, 1]
 
 
 def test_heads_without_a_rule_of_their_own_say_whether_they_carry_over():

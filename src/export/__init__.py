@@ -1,0 +1,1 @@
+"""A classifier in one file for other programs: `python -m src.export`."""

@@ -1,0 +1,31 @@
+"""`python -m src.export model=RUN output=FILE`: write what a run adapted for other programs.
+
+One file leads from an image to the probabilities of the classes: the image tower and what the run
+adapted, without the text tower. How images are prepared stands in it, and a small program beside
+it does so. A file that does not answer as the original does is not left.
+"""
+
+import sys
+
+from src.command_line import run_command
+from src.export.settings import Settings, read
+
+
+def main() -> None:
+    """Read the command line, write the file, and say how it compares with the original.
+
+    Raises:
+        UserError: a setting or the classifier is wrong, the extra is not installed, the method
+            cannot be exported, or the file answers otherwise than the original.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__}\n{Settings.__doc__}")
+        return
+    settings = read(sys.argv[1:])
+    from src.export import work  # with torch, which mistakes need not wait for
+
+    work.run(settings)
+
+
+if __name__ == "__main__":
+    run_command(main)
