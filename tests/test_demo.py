@@ -24,10 +24,11 @@ from src.demo import __main__ as command
 from src.demo import page as html
 from src.demo import server
 from src.demo.answer import classify
-from src.demo.settings import Settings, read
+from src.demo.settings import Settings
 from src.errors import UserError
 from src.features.point_clouds import DepthMapClip
 from src.heads.multi_view import MultiView
+from src.typed import read
 from tests.cli import ENVIRONMENT, FORKS, _be_command
 from tests.test_report import ARGUMENTS, CHROMIUM
 

@@ -7,8 +7,9 @@ import sys
 from importlib.util import find_spec
 
 from src.command_line import run_command
-from src.demo.settings import Settings, read
+from src.demo.settings import Settings
 from src.errors import UserError
+from src.typed import read
 
 
 def main() -> None:

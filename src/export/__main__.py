@@ -8,7 +8,8 @@ it does so. A file that does not answer as the original does is not left.
 import sys
 
 from src.command_line import run_command
-from src.export.settings import Settings, read
+from src.export.settings import Settings
+from src.typed import read
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(f"{__doc__}\n{Settings.__doc__}")
         return
-    settings = read(sys.argv[1:])
+    settings = read(Settings, sys.argv[1:])
     from src.export import work  # with torch, which mistakes need not wait for
 
     work.run(settings)

@@ -1,12 +1,11 @@
 """What is typed after `python -m src.export`; imports no torch."""
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from src.errors import UserError
+from src.typed import check_model
 
 ONNX, TORCH = "onnx", "torch"
 SUFFIXES = {ONNX: ".onnx", TORCH: ".pt2"}
@@ -50,11 +49,7 @@ class Settings:
                 f"output={output}: with format={self.format}, give the name of a file that ends in "
                 f"{suffix}."
             )
-        if not Path(self.model).is_dir():
-            raise UserError(
-                f"model={self.model} is no folder: give that of a run that ended, or its "
-                "classifier/."
-            )
+        check_model(self.model)
         if self.images and not Path(self.images).is_dir():
             raise UserError(f"images={self.images} is no folder: give one, or leave images= out.")
         missing = [name for name in EXTRA if find_spec(name) is None]
@@ -62,27 +57,3 @@ class Settings:
             raise UserError(
                 f'format=onnx needs {", ".join(missing)}: pip install "calipers[export]"'
             )
-
-
-def read(arguments: Sequence[str]) -> Settings:
-    """Read the settings of a command line; text is taken as it stands.
-
-    Raises:
-        UserError: there is no such setting, one is missing, or a value is wrong.
-    """
-    known = {one.name: one for one in fields(Settings)}
-    values: dict[str, str] = {}
-    for argument in arguments:
-        name, sign, text = argument.partition("=")
-        if name not in known or not sign:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}=...?" if near else ""
-            raise UserError(
-                f"there is no setting {argument!r}.{hint} Settings are typed as key=value, and "
-                "`--help` lists them."
-            )
-        values[name] = text
-    for name, one in known.items():
-        if one.default is MISSING and not values.get(name):
-            raise UserError(f"{name}=... is missing: `--help` says what it takes.")
-    return Settings(**values)
