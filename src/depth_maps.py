@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from src.command_line import run_command
 from src.config import build, compose
@@ -48,9 +47,7 @@ def main() -> None:
     print(f"wrote {path}: {len(names)} classes, {clouds.views} views of each")
 
 
-def draw(
-    points: Float[NDArray[np.float32], "n p 3"], names: list[str], views: int, path: Path
-) -> None:
+def draw(points: Float[np.ndarray, "n p 3"], names: list[str], views: int, path: Path) -> None:
     """Write a picture of the depth maps: near points are bright, the background is black."""
     import torch
     from matplotlib.figure import Figure

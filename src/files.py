@@ -12,8 +12,14 @@ from typing import Any
 
 from src.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG_DIR = ROOT / "conf"
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+"""What the package lies in: a checkout, or the site-packages of an environment."""
+INSTALLED = (PACKAGE / "conf").is_dir()
+"""Whether this is the package of a wheel, which holds conf/; in a checkout it lies beside src/."""
+CONFIG_DIR = (PACKAGE if INSTALLED else ROOT) / "conf"
+RECIPES = CONFIG_DIR / "experiment"
+"""experiments/, which conf/ has as a group of choices."""
 ROOM_BYTES = 1 << 16
 """A disk with less room than that is full: a file may have failed that needed more than is left."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from numpy.typing import NDArray
 
 from src.data.images import ImageArrays, Item
 
@@ -37,7 +36,7 @@ def read() -> ImageArrays:
     )
 
 
-def _rows() -> UInt8[NDArray[np.uint8], "1797 65"]:
+def _rows() -> UInt8[np.ndarray, "1797 65"]:
     """Read scikit-learn's file: 64 pixels and the label; importing its reader takes a second."""
     package = find_spec("sklearn")
     assert package is not None and package.origin is not None

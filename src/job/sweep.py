@@ -35,7 +35,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.command_line import EXPLANATIONS, explain, explaining, fail
 from src.config import config_hash, rerun_command, run_group
 from src.errors import UserError
-from src.files import ROOT, naming_full_disk, replacing, write_json
+from src.files import RECIPES, naming_full_disk, replacing, write_json
 from src.job.earlier import finished_earlier
 from src.job.folder import (
     CONFIGURATION,
@@ -159,7 +159,7 @@ def _check_recipes(overrides: Sequence[Override]) -> None:
         if override.key_or_group != "experiment" or not override.is_sweep_override():
             continue
         for name in override.sweep_string_iterator():
-            recipe = ROOT / "experiments" / f"{name}.yaml"
+            recipe = RECIPES / f"{name}.yaml"
             if recipe.is_file() and OmegaConf.select(OmegaConf.load(recipe), "hydra.sweeper"):
                 raise UserError(
                     f"experiment={name} is a sweep of its own, which a sweep over recipes would "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
-from src.files import ROOT, write_json
+from src.files import INSTALLED, ROOT, write_json
 from src.results.published import OPENAI_RN50, published
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ def versions() -> Mapping[str, str]:
 @cache
 def git_revision() -> str | None:
     """Describe the checkout that this code runs from, as it was when this process first asked."""
+    if INSTALLED:
+        return None  # an environment may lie within a repository of its user's
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty"]
     command += ["--exclude", "*"]
     try:
