@@ -4,11 +4,11 @@ import csv
 import json
 import random
 import shutil
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import get_class
@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 from src.classifier import classifier
 from src.classifier import folder as folder_of
 from src.classifier.folder import ABOUT, STATE, About, read_about, read_state, save
-from src.config import compose
+from src.config import compose, method_yaml
+from src.data import solids
 from src.errors import UserError
 from src.files import CONFIG_DIR
 from src.heads.multi_view import MultiView
 from src.results.outcome import Outcome, wilson_interval
 from tests import replica
-from tests.cli import calipers, finish, jobs, refused, run, start
+from tests.cli import calipers, jobs, run
 from tests.heads.contract import IMAGES, NAMES, VIEWS, build, features, given, logits
+from tests.shared import SHARED, needs_shared
 
 METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 
@@ -71,104 +73,127 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
+QUICK = ("zero_shot", "calip", "tip_adapter", "gda", "coop", "prolip")
+BRIEF = ("shots=2", "++method.training.epochs=3", "logger=none")
+
+
+def adapt(folder, methods, *arguments):
     """Adapt by several methods; give each one's folder."""
-    folder = tmp_path_factory.mktemp("runs")
-    methods = ("zero_shot", "calip", "tip_adapter", "gda", "coop", "prolip")
-    done = calipers(
-        folder, "-m", f"method={','.join(methods)}", "dataset=dtd", *replica.TINY, "shots=2",
-        "++method.training.epochs=3", f"paths.data={data}", "logger=none",
-    )  # fmt: skip
+    done = calipers(folder, "-m", f"method={','.join(methods)}", *BRIEF, *arguments)
     assert done.returncode == 0, done.stderr
     return dict(zip(methods, jobs(folder), strict=True))
 
 
 @pytest.fixture(scope="module")
-def flat(data, tmp_path_factory) -> Path:
+def runs(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return adapt(folder, QUICK, "dataset=dtd", *replica.TINY, f"paths.data={data}")
+
+
+def copies(data: Path, folder: Path) -> Path:
     """Copy the test images into one folder, under other names, in the order of the split."""
-    folder = tmp_path_factory.mktemp("flat")
     split = json.loads((data / "dtd/split_zhou_DescribableTextures.json").read_text())
+    folder.mkdir()
     for number, (key, *_) in enumerate(split["test"]):
         shutil.copy(data / "dtd/images" / key, folder / f"{number:03d}.jpg")
     return folder
 
 
-def predict(*arguments, **environment):
-    return run("src.predict", *arguments, **environment)
+@pytest.fixture(scope="module")
+def flat(data, tmp_path_factory) -> Path:
+    return copies(data, tmp_path_factory.mktemp("flat") / "images")
 
 
-def answers(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("method", ["zero_shot", "calip", "tip_adapter", "gda", "coop", "prolip"])
-def test_copies_under_other_names_get_the_runs_own_answers(runs, flat, tmp_path, method):
-    outcome = Outcome.read(runs[method] / "outcome.safetensors")
-    done = predict(f"model={runs[method]}", f"images={flat}", f"output={tmp_path}/p.csv")
-    assert done.returncode == 0, done.stderr
-    found = answers(tmp_path / "p.csv")
+def agree(folder: Path, images: Path) -> None:
+    """Check that new pictures get the answers of a run, whose test images they are."""
+    outcome = Outcome.read(folder / "outcome.safetensors")
+    with TemporaryDirectory() as scratch:
+        done = run("src.predict", f"model={folder}", f"images={images}", f"output={scratch}/p.csv")
+        assert done.returncode == 0, done.stderr
+        with Path(scratch, "p.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
     names = outcome.class_names
     assert [row["class"] for row in found] == [names[index] for index in outcome.prediction]
     told = [float(row["probability"]) for row in found]
     assert told == pytest.approx(outcome.confidence.tolist(), abs=1e-4)
-    assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_folder_of_classes_tells_its_accuracy_and_damaged_images_have_their_row(
-    runs, data, tmp_path
-):
-    shutil.copytree(data / "dtd/images", tmp_path / "images")
-    victim = next((tmp_path / "images").rglob("*.jpg"))
-    victim.write_bytes(victim.read_bytes()[:100])
-    moved = shutil.copytree(runs["zero_shot"] / "classifier", tmp_path / "elsewhere")
-    done = predict(
-        f"model={moved}", f"images={tmp_path}/images", f"output={tmp_path}/p.jsonl", "top=2",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "accuracy 100.00 % of 35 labelled images" in done.stdout
-    assert "1 cannot be decoded" in done.stdout
-    found = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert [row["path"] for row in found if row["class"] == "damaged"] == [str(victim)]
-    assert {len(row["top"]) for row in found if "top" in row} == {2}
+@pytest.mark.parametrize("method", QUICK)
+def test_copies_under_other_names_get_the_runs_own_answers(runs, flat, method):
+    agree(runs[method], flat)
 
 
-def test_an_unsure_image_is_none_of_these(runs, flat, tmp_path):
-    done = predict(f"model={runs['zero_shot']}", f"images={flat}/*.jpg", f"output={tmp_path}/p.csv")
-    assert done.returncode == 0, done.stderr
-    assert len(answers(tmp_path / "p.csv")) == 12
-    listed = tmp_path / "list.txt"
-    listed.write_text(f"{flat}/000.jpg\n{flat}/001.jpg\n")
-    done = predict(
-        f"model={runs['zero_shot']}", f"images={listed}", f"output={tmp_path}/q.csv",
-        "reject_below=1.01",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [row["class"] for row in answers(tmp_path / "q.csv")] == ["none of these"] * 2
+JOINT = "pointclip"
+"""The method for point clouds alone."""
 
 
-def test_a_killed_prediction_goes_on_where_it_stopped(runs, flat, tmp_path):
-    many = tmp_path / "many"
-    many.mkdir()
-    for number in range(40):
-        for image in flat.iterdir():
-            (many / f"{number:02d}{image.name}").symlink_to(image)
-    typed = (f"model={runs['zero_shot']}", f"images={many}", "batch_size=4")
-    done = predict(*typed, f"output={tmp_path}/whole.csv")
-    assert done.returncode == 0, done.stderr
-    part = tmp_path / "killed.csv.part"
-    for lines in (20, 120):
-        process = start("src.predict", *typed, f"output={tmp_path}/killed.csv")
-        while not part.exists() or part.read_text().count("\n") < lines:
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        finish(process)
-    done = predict(*typed, f"output={tmp_path}/killed.csv")
-    assert done.returncode == 0, done.stderr
-    assert "images were classified before" in done.stdout
-    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+@pytest.fixture(scope="module")
+def runs_of_the_others(data, tmp_path_factory):
+    others = [method for method in METHODS if method not in (*QUICK, JOINT)]
+    folder = tmp_path_factory.mktemp("others")
+    return adapt(folder, others, "dataset=dtd", *replica.TINY, f"paths.data={data}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [one for one in METHODS if one not in (*QUICK, JOINT)])
+def test_every_other_method_answers_as_its_run_did(runs_of_the_others, flat, method):
+    agree(runs_of_the_others[method], flat)
+
+
+PER_CLASS, POINTS = {"train": 2, "val": 1, "test": 2}, 256
+COUNTS = "{train: 2, val: 1, test: 2}"
+SOLIDS = ("dataset=solids", f"dataset.points={POINTS}", f"dataset.per_class={COUNTS}")
+ON_CLOUDS = [
+    method
+    for method in METHODS
+    if get_class(method_yaml(method).head["_target_"]).depth_maps != "refused"
+]
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clouds")
+    dataset = solids.read(PER_CLASS, POINTS, seed=0, views=6)
+    for number, item in enumerate(dataset.splits["test"]):
+        np.save(folder / f"{number:03d}.npy", dataset._points(item))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs_on_clouds(tmp_path_factory):
+    return adapt(tmp_path_factory.mktemp("runs"), ON_CLOUDS, *SOLIDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ON_CLOUDS)
+def test_point_clouds_in_files_get_the_runs_own_answers(runs_on_clouds, clouds, method):
+    agree(runs_on_clouds[method], clouds)
+
+
+@pytest.mark.slow
+def test_weights_of_depth_maps_are_kept(clouds, tmp_path):
+    weights = "dataset.view_weights=[1,0.75,0.5,0.25,1,0.5]"
+    folder = adapt(tmp_path, ["tip_adapter"], *SOLIDS, weights)["tip_adapter"]
+    assert len(set(read_about(folder / "classifier" / ABOUT).view_weights)) == 4
+    agree(folder, clouds)
+
+
+@needs_shared
+def test_real_photographs_get_the_runs_own_answers(tmp_path):
+    root = tmp_path / "real/dtd"
+    root.mkdir(parents=True)
+    (root / "images").symlink_to(SHARED / "dtd/images")
+    split = root / "split_zhou_DescribableTextures.json"
+    split.symlink_to(SHARED / "dtd/split_subset.json")
+    names = sorted(path.name for path in (root / "images").iterdir())
+    letters = {name: [f"a photo of the letter {chr(97 + n)}."] for n, name in enumerate(names)}
+    (tmp_path / "prompts.json").write_text(json.dumps(letters))
+    arguments = ("dataset=dtd", "backbone=tiny", f"dataset.prompts={tmp_path}/prompts.json")
+    methods = ("calip", "tip_adapter")
+    found = adapt(tmp_path, methods, *arguments, f"paths.data={root.parent}")
+    images = copies(root.parent, tmp_path / "images")
+    for method in methods:
+        agree(found[method], images)
 
 
 def alter(folder, **changes):
@@ -212,27 +237,6 @@ def test_a_folder_that_was_tampered_with_is_one_message(runs, tmp_path, damage, 
     with pytest.raises(UserError) as raised:
         classifier.load(folder)
     assert any(words in str(raised.value) for words in message.split("|")), raised.value
-
-
-@pytest.mark.parametrize(
-    ("typed", "message"),
-    [
-        (["model=/nowhere", "images=src"], "/nowhere"),
-        (["model={run}", "images=src"], "there is no image"),
-        (["model={run}"], "images"),
-        (["model={run}", "images={flat}", "output=a.txt"], "ends in .csv or .jsonl"),
-        (["model={run}", "images={flat}", "top=0"], "top=0"),
-        (["model={run}", "images={flat}", "top=many"], "top"),
-        (["model={run}", "images={flat}", "tops=2"], "tops"),
-        (["model={run}", "images=/no/such.txt"], "/no/such.txt"),
-    ],
-)
-def test_a_mistake_ends_in_one_message(runs, flat, tmp_path, typed, message):
-    words = [one.format(run=runs["zero_shot"], flat=flat) for one in typed]
-    if not any(one.startswith("output") for one in words):
-        words.append(f"output={tmp_path}/p.csv")
-    assert message in refused(predict(*words))
-    assert not (tmp_path / "p.csv").exists()
 
 
 def test_the_interval_is_wilsons():
