@@ -158,15 +158,26 @@ def searches_views(cfg: DictConfig) -> bool:
     return bool(cfg.dataset.get("view_weights") == "search")
 
 
+def protocol_of(cfg: DictConfig) -> str:
+    """Name the protocol of a run as its record does, with how imbalanced support sets are drawn."""
+    imbalance = cfg.protocol.imbalance
+    return str(cfg.protocol.name if imbalance is None else f"{cfg.protocol.name}_{imbalance}")
+
+
 def run_group(cfg: DictConfig) -> str:
-    """Name the W&B group of a single run."""
-    return str(cfg.group or f"{cfg.dataset.name}-{cfg.backbone.name}")
+    """Name the W&B group of a single run: by default, of those that it can be compared with."""
+    return str(cfg.group or "-".join([cfg.dataset.name, cfg.backbone.name, *_other_protocol(cfg)]))
 
 
 def run_name(cfg: DictConfig) -> str:
     """Name the W&B run of a job."""
     names = (cfg.dataset.name, cfg.backbone.name, cfg.method.name, cfg.shots, cfg.seed)
-    return str(cfg.name or "-".join(map(str, names)))
+    return str(cfg.name or "-".join(map(str, [*names, *_other_protocol(cfg)])))
+
+
+def _other_protocol(cfg: DictConfig) -> list[str]:
+    protocol = protocol_of(cfg)
+    return [] if protocol == ALL_CLASSES else [protocol]
 
 
 def _job_name(*, _root_: DictConfig) -> str:

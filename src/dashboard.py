@@ -1,21 +1,24 @@
 """`python -m src.dashboard --entity NAME`: write the saved view of a W&B project.
 
-A W&B run is one run of Calipers, so its record is plotted, not a history. The interface of
-`wandb_workspaces` is a public preview.
+A W&B run is one run of Calipers, so its record is plotted, not a history. Runs of different
+protocols have views of their own. The interface of `wandb_workspaces` is a public preview.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from src.command_line import run_command
+from src.config import ALL_CLASSES
 from src.errors import UserError
 from src.results.metrics import METRICS
+from src.results.protocols import PROTOCOLS, in_words, reading
 
 NAME = "accuracy by shots"
 GROUPED_BY = "method.name"
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
 COLUMNS = (
-    "dataset", "adapted_on", "backbone", "method", "shots", "seed", "selection", *METRIC_NAMES,
+    "protocol", "dataset", "adapted_on", "backbone", "method", "shots", "seed", "selection",
 )  # fmt: skip
 SETTINGS = ("alpha", "beta", "beta2", "beta3", "c", "residual_ratio")
 MOST_RUNS = 1000
@@ -34,9 +37,14 @@ def main() -> None:
     parser.add_argument("--entity", required=True, help="the W&B user or team")
     parser.add_argument("--project", default="calipers")
     parser.add_argument("--group", help="only runs of this group, as a recipe's name")
+    parser.add_argument(
+        "--protocol", default=ALL_CLASSES, choices=PROTOCOLS, help="whose runs (all_classes)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be created")
     arguments = parser.parse_args()
-    workspace = view(arguments.entity, arguments.project, arguments.group)
+    workspace = view(
+        arguments.entity, arguments.project, arguments.group, protocol=arguments.protocol
+    )
     if arguments.dry_run:
         print("\n".join(describe(workspace)))
         return
@@ -49,22 +57,26 @@ def main() -> None:
         ) from error
 
 
-def view(entity: str, project: str, group: str | None = None) -> Any:
-    """Make the view: a `wandb_workspaces` workspace that is not saved yet."""
+def view(
+    entity: str, project: str, group: str | None = None, *, protocol: str = ALL_CLASSES
+) -> Any:
+    """Make the view of a protocol's runs: a `wandb_workspaces` workspace that is not saved yet."""
     import wandb_workspaces.reports.v2 as panels
     from wandb_workspaces import workspaces
 
     summary = panels.SummaryMetric
     coordinates = ["shots", *(f"hyperparameters.{name}" for name in SETTINGS)]
-    coordinates += ["validation_accuracy", *reversed(METRIC_NAMES)]
+    read = reading(protocol)
+    metrics = list(dict.fromkeys([*read.metrics, *METRIC_NAMES]))
+    coordinates += ["validation_accuracy", *reversed(metrics)]
     sections = {
         "accuracy against shots": [
             panels.ScatterPlot(
-                title="top-1 accuracy (%) by shots", x=summary("shots"), y=summary("accuracy")
+                title=f"{read.quantity} (%) by shots", x=summary("shots"), y=summary(read.metric)
             ),
             panels.BarPlot(
-                title="top-1 accuracy (%), mean by method",
-                metrics=["accuracy"],
+                title=f"{read.quantity} (%), mean by method",
+                metrics=[read.metric],
                 groupby=panels.Config(GROUPED_BY),
                 groupby_aggfunc="mean",
                 groupby_rangefunc="stddev",
@@ -84,19 +96,30 @@ def view(entity: str, project: str, group: str | None = None) -> Any:
     return workspaces.Workspace(
         entity=entity,
         project=project,
-        name=NAME if group is None else f"{NAME}: {group}",
+        name=": ".join(filter(None, (NAME, in_words(protocol), group))),
         sections=[
             workspaces.Section(name=name, panels=content, is_open=True)
             for name, content in sections.items()
         ],
         settings=workspaces.WorkspaceSettings(max_runs=MOST_RUNS),
         runset_settings=workspaces.RunsetSettings(
-            filters="" if group is None else f"Metric('group') = '{group}'",
+            filters=" and ".join([*_of_protocol(protocol), *_of_group(group)]),
             groupby=[workspaces.Config(GROUPED_BY)],
-            order=[workspaces.Ordering(workspaces.Summary("accuracy"), ascending=False)],
-            pinned_columns=[f"summary:{name}" for name in COLUMNS],
+            order=[workspaces.Ordering(workspaces.Summary(read.metric), ascending=False)],
+            pinned_columns=[f"summary:{name}" for name in (*COLUMNS, *metrics)],
         ),
     )
+
+
+def _of_protocol(protocol: str) -> list[str]:
+    # Runs from before there were others name no protocol.
+    others = [one for one in PROTOCOLS if one != ALL_CLASSES]
+    usual = protocol == ALL_CLASSES
+    return [f"Summary('protocol') {f'not in {others}' if usual else f'= {protocol!r}'}"]
+
+
+def _of_group(group: str | None) -> list[str]:
+    return [] if group is None else [f"Metric('group') = '{group}'"]
 
 
 def describe(workspace: Any) -> list[str]:
@@ -105,7 +128,7 @@ def describe(workspace: Any) -> list[str]:
     lines = [
         f"view {workspace.name!r} in {workspace.entity}/{workspace.project}",
         f"  runs: {settings.filters or 'all'}, grouped by {GROUPED_BY}",
-        f"  columns: {', '.join(COLUMNS)}",
+        f"  columns: {', '.join(_names(settings.pinned_columns))}",
     ]
     for section in workspace.sections:
         lines.append(f"  {section.name}")
@@ -115,6 +138,10 @@ def describe(workspace: Any) -> list[str]:
             for column in getattr(panel, "columns", []):
                 lines.append(f"      {column.metric.name}")
     return lines
+
+
+def _names(columns: Sequence[str]) -> list[str]:
+    return [name for kind, _, name in (one.partition(":") for one in columns) if kind == "summary"]
 
 
 if __name__ == "__main__":

@@ -35,6 +35,31 @@ def test_the_view_filters_its_group_and_plots_what_runs_record():
     assert '"grouping": [{"section": "config", "name": "method.value.name"}]' in spec
 
 
+def test_a_view_is_of_one_protocol_and_plots_what_counts_by_it():
+    usual = dashboard.view("me", "mine")
+    assert usual.name == "accuracy by shots"
+    for protocol, metric in (
+        ("base_to_new", "harmonic_mean"), ("imbalanced_relaxed", "mean_class_accuracy"),
+        ("cross_dataset", "accuracy"),
+    ):  # fmt: skip
+        view = dashboard.view("me", "mine", protocol=protocol)
+        assert view.name == f"accuracy by shots: {protocol}"
+        spec = json.dumps(view._to_model().model_dump(mode="json"))
+        key = '"key": {"section": "summary", "name": "protocol"}'
+        assert f'{key}, "op": "=", "value": "{protocol}"' in spec
+        assert f'"y_axis": "summary:{metric}"' in spec
+        without = json.dumps(usual._to_model().model_dump(mode="json"))
+        left_out = without.partition(f'{key}, "op": "NIN", "value": [')[2].partition("]")[0]
+        assert f'"{protocol}"' in left_out
+    assert '"all_classes"' not in left_out
+
+
+def test_an_unknown_protocol_is_refused():
+    done = run("src.dashboard", "--entity", "me", "--protocol", "none", "--dry-run")
+    assert done.returncode == 2
+    assert "base_to_new" in done.stderr
+
+
 def test_a_refusal_is_explained(monkeypatch):
     def refuse(_):
         raise ValueError("no such entity")

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from src.results.outcome import Outcome
 from src.results.record import Result
 from tests.cli import calipers, jobs, refused, run
+from tests.results.test_record import RESULT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = (
@@ -107,4 +109,48 @@ def test_the_page_needs_nothing_else_and_fits_its_window(sweep, browser, width):
     drawn = page.evaluate("[...document.images].map(each => each.naturalWidth)")
     assert len(drawn) == 1 + 3 + 4
     assert min(drawn) > 300
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Write the report on three methods of invented accuracies, on base and new classes."""
+    folder = tmp_path_factory.mktemp("halves")
+    for number, method in enumerate(("kernel_ridge", "clip_adapter", "coop")):
+        for dataset in range(8):
+            for seed in (1, 2):
+                base, new = 70.0 + 5 * number + dataset + seed, 60.0 - dataset / 7 + number / seed
+                found = {
+                    "accuracy": base, "base_accuracy": base, "new_accuracy": new,
+                    "harmonic_mean": 2 * base * new / (base + new),
+                }  # fmt: skip
+                replace(
+                    RESULT, metrics=RESULT.metrics | found, method=method, shots=16, seed=seed,
+                    dataset=f"d{dataset}", adapted_on=f"d{dataset}", protocol="base_to_new",
+                ).write(folder / f"{number}-{dataset}-{seed}")  # fmt: skip
+    # What is published of CoOp on DTD stands in its table.
+    replace(
+        RESULT, metrics=RESULT.metrics | found, method="coop", shots=16, dataset="dtd",
+        adapted_on="dtd", protocol="base_to_new", backbone="vit_b16",
+        weights="ViT-B-16-quickgelu/openai",
+    ).write(folder / "published")  # fmt: skip
+    assert run("src.report", folder).returncode == 0
+    return folder / "report/report.html"
+
+
+def test_on_a_phone_base_new_and_h_are_seen_without_scrolling_sideways(halves, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(halves.as_uri())
+    rooms = page.evaluate(
+        "[...document.querySelectorAll('.halves')].map(each => [each.offsetWidth, "
+        "each.parentElement.clientWidth, each.tHead.innerText])"
+    )
+    assert len(rooms) == 8 + 1 + 1
+    for width, room, head in rooms:
+        assert width <= room
+        assert head.split() == ["method", "base", "new", "H"]
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    drawn = page.evaluate("[...document.images].map(each => [each.width, each.naturalWidth])")
+    assert len(drawn) == 1, "the average ranks"
+    assert drawn[0][0] > 0.7 * drawn[0][1], "letters would be too small"
     page.close()

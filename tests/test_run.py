@@ -72,7 +72,7 @@ def test_csv_and_wandb_hold_the_figures(sweep):
     assert run.summary["accuracy"] == pytest.approx(found["accuracy"])
     assert run.summary["dataset"] == "digits"
     assert run.about.run_group == "digits-tiny"
-    assert set(run.about.tags) == {"digits", "tiny", "calip", "fixed"}
+    assert set(run.about.tags) == {"digits", "tiny", "calip", "fixed", "all_classes"}
     assert run.config["method"]["head"]["beta2"] == 1.12
     assert run.config["seed"] == 0
 

@@ -14,8 +14,7 @@ from src.heads.support import Support
 from src.job import assembly
 from src.job.trainer import make_trainer
 from src.methods.base import Method
-
-BASE_TO_NEW = "base_to_new"
+from src.results.protocols import BASE_TO_NEW, harmonic_mean
 
 
 def divide(cfg: DictConfig, source: FeatureSource) -> tuple[FeatureSource, FeatureSource | None]:
@@ -65,10 +64,5 @@ def test_new_classes(
     return {
         "base_accuracy": base_accuracy,
         "new_accuracy": found["accuracy"],
-        "harmonic_mean": harmonic_mean(base_accuracy, found["accuracy"]),
+        "harmonic_mean": float(harmonic_mean(base_accuracy, found["accuracy"])),
     }
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """Compute H of two accuracies from 0 up; 0 where both are 0."""
-    return 2 * base * new / (base + new) if base + new else 0.0

@@ -18,6 +18,7 @@ from src.config import (
     FEW_SHOT_VALIDATION,
     config_hash,
     has_other_prompts,
+    protocol_of,
     rerun_command,
     selection_of,
 )
@@ -107,12 +108,6 @@ def make_result(
         started_at=clock.started_at.isoformat(timespec="milliseconds"),
         command=rerun_command(HydraConfig.get()),
     )
-
-
-def protocol_of(cfg: DictConfig) -> str:
-    """Name the protocol of a run in its record."""
-    imbalance = cfg.protocol.imbalance
-    return str(cfg.protocol.name if imbalance is None else f"{cfg.protocol.name}_{imbalance}")
 
 
 def zero_shot_accuracy(source: FeatureSource) -> float | None:

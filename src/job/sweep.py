@@ -173,7 +173,7 @@ def _group(config: DictConfig, overrides: Sequence[Override]) -> str:
     If their datasets or backbones differ, it is the sweep's folder: `2026-11-25/13-30-00-123456`.
     """
     swept = {re.split(r"[.@]", o.key_or_group)[0] for o in overrides if o.is_sweep_override()}
-    if swept & {"dataset", "backbone"}:
+    if swept & {"dataset", "backbone", "protocol"}:
         return "/".join(Path(config.hydra.sweep.dir).absolute().parts[-2:])
     return run_group(config)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.config import ALL_CLASSES
 from src.results.record import Result
 
 MOST = 12
@@ -28,7 +29,7 @@ def present(folder: Path, files: Sequence[Path]) -> Path:
         shown = [labels[str(file.parent)] for file in files]
         table.show(results, f"all runs in {folder}", shown)
     cells = summary.summarise(runs)
-    if len(cells) < len(files):
+    if len(cells) < len(files) or (runs["protocol"] != ALL_CLASSES).any():
         formats.show(summary.by_shots(cells))
     written = page.write_report([folder], folder / page.FOLDER)
     print(f"report in {written}")

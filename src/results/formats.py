@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from src.command_line import make_console, printable
 from src.results.marks import explanations
+from src.results.protocols import reading
 from src.results.published import describe
 from src.results.summary import AVERAGE, PLACE, Cell, Table
 from src.results.terminal import print_rows
@@ -43,6 +45,7 @@ def notes(tables: Sequence[Table]) -> list[str]:
     cells = [cell for table in tables for row in table.rows.values() for cell in row if cell]
     sources = dict.fromkeys(cell.source for cell in cells if cell.published is not None)
     return [
+        *dict.fromkeys(note for table in tables for note in table.notes),
         *([AVERAGED] if any(table.title.startswith(AVERAGE) for table in tables) else []),
         *([SPREAD] if any(cell.interval is not None for cell in cells) else []),
         *(BESIDE.format(describe(source)) for source in sources if source),
@@ -52,14 +55,16 @@ def notes(tables: Sequence[Table]) -> list[str]:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Write the tables in Markdown."""
+    """Write the tables in Markdown, those of each protocol with their own notes."""
     lines = []
-    for table in tables:
-        header = ["method", *table.columns]
-        lines += [_markdown(table.title), "", _line(header), _line(["---"] * len(header))]
-        lines += [_line([label, *map(text, row)]) for label, row in table.rows.items()]
-        lines += [""]
-    return "\n".join([*lines, *(f"{note}\n" for note in notes(tables))])
+    for group in _by_protocol(tables):
+        for table in group:
+            header = ["method", *table.columns]
+            lines += [_markdown(table.title), "", _line(header), _line(["---"] * len(header))]
+            lines += [_line([label, *map(text, row)]) for label, row in table.rows.items()]
+            lines += [""]
+        lines += [f"{note}\n" for note in notes(group)]
+    return "\n".join(lines)
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -84,16 +89,25 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def csv(cells: pd.DataFrame) -> str:
-    """Write a line per cell, with the columns of `PLACE`, `Cell`'s fields and `difference`."""
+    """Write a line per cell: `PLACE`, the metric, `Cell`'s fields and `difference`.
+
+    H is followed by what it is of.
+    """
     rows = [
-        {**place, **cell._asdict(), "difference": cell.difference}
+        {**place, "metric": metric, **one._asdict(), "difference": one.difference}
         for place, cell in zip(cells[PLACE].to_dict("records"), cells["cell"], strict=True)
+        for metric, one in {reading(place["protocol"]).metric: cell, **cell.parts}.items()
     ]
-    return spreadsheet(pd.DataFrame(rows))
+    return spreadsheet(pd.DataFrame(rows).drop(columns="parts", errors="ignore"))
 
 
 def show(tables: Sequence[Table]) -> None:
-    """Print the tables in the terminal."""
+    """Print the tables in the terminal, those of each protocol with their own notes."""
+    for group in _by_protocol(tables):
+        _show(group)
+
+
+def _show(tables: Sequence[Table]) -> None:
     console = make_console()
     for table in tables:
         console.print(Text(f"\n{printable(table.title)}", "bold"))
@@ -108,6 +122,11 @@ def show(tables: Sequence[Table]) -> None:
         print_rows(rows, labels={"method"}, words={"method"})
     for note in notes(tables):
         console.print(note, highlight=False)
+
+
+def _by_protocol(tables: Sequence[Table]) -> list[list[Table]]:
+    """Gather the tables whose figures are compared with those of one source."""
+    return [list(group) for _, group in groupby(tables, key=lambda table: table.protocol)]
 
 
 def text(cell: Cell | None) -> str:

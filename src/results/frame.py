@@ -18,12 +18,16 @@ from src.config import ADDED_LATER, WITHOUT_EFFECT
 from src.errors import UserError
 from src.files import CONFIG_DIR
 from src.results.metrics import ALL
+from src.results.protocols import BASE, NEW, published_figures
 from src.results.record import FAILURE, FILE, Result
 
 log = logging.getLogger(__name__)
 
 HYDRA = ".hydra"
-OWN_COLUMN = {"seed", "shots", "selection.name", "eval_dataset", "method.settings"}
+OWN_COLUMN = {
+    "seed", "shots", "selection.name", "eval_dataset", "method.settings", "protocol.name",
+    "protocol.imbalance",
+}  # fmt: skip
 """Keys of the configuration that no label needs: a column of the frame says it already."""
 INTERPOLATION = "${"
 DEEPEST = 50
@@ -59,8 +63,11 @@ class Runs(NamedTuple):
             column (`accuracy`; NaN where the record lacks it), and
             `folder`: where it lies;
             `task`: its dataset; for a head adapted on another one, `adapted on → dataset`;
-            `label`: its method and, where the runs of a method differ in them, how it chose its
-            settings and the settings that it was given; and that it was a partial test;
+            `label`: its method and, where the runs of a method differ in them within a protocol,
+            how it chose its settings and the settings that it was given; and that it was a partial
+            test;
+            `published_new_by_source`: the same of the new classes, by `protocol=base_to_new`, where
+            `published_by_source` is of the base classes;
             `validation_free`: see `Result`;
             `made_by`: the command of its sweep, or its own.
         unfinished: jobs without a result.
@@ -116,6 +123,9 @@ def _row(result: Result, folder: Path) -> dict[str, Any]:
     for field, value in asdict(result).items():
         metrics = {metric.name: result.metrics.get(metric.name) for metric in ALL}
         row |= metrics if field == "metrics" else {field: value}
+    figures = published_figures(result)
+    if BASE in figures:
+        row |= {"published_by_source": figures[BASE], "published_new_by_source": figures[NEW]}
     made_by = _sweep_command(folder) or result.command
     return row | {"folder": str(folder), "made_by": made_by}
 
@@ -134,9 +144,9 @@ def task_of(row: Mapping[str, Any]) -> str:
 def _labels(frame: pd.DataFrame, runs: Sequence[Settings]) -> pd.Series:
     """Name the row of the tables that a run belongs to, so that only seeds are averaged."""
     labels = frame["method"].copy()
-    ways = frame.groupby("method")["selection"].transform("nunique")
+    ways = frame.groupby(["protocol", "method"])["selection"].transform("nunique")
     labels[ways > 1] += " (" + frame["selection"] + ")"
-    for _, group in frame.groupby(["task", "backbone", "method"]):
+    for _, group in frame.groupby(["protocol", "task", "backbone", "method"]):
         settings = _told_apart_by(group, runs)
         names = [key.rpartition(".")[2] for key in settings]
         short = names if len({*names}) == len(names) else list(settings)

@@ -119,6 +119,7 @@ def log_sweep(folder: Path, report: Path, group: str, **where: str) -> None:
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{group}"), type="report")
     artifact.add_dir(str(report))
     with _start(str(folder), **where, group=group, job_type="report") as run:
+        run.summary["protocol"] = ", ".join(runs["protocol"].unique())  # views go by it
         run.log(
             {"runs": wandb.Table(columns=list(runs.columns), data=rows, allow_mixed_types=True)}
         )

@@ -4,7 +4,7 @@ The colours are those of Okabe and Ito, which colour-blind readers can tell apar
 of its own, so that a grey print can be read too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -30,6 +30,8 @@ COUNTED = 12
 """The cells of the confusion matrix hold their numbers up to so many classes."""
 BARS = 32
 """How many classes have a bar; if there are more, only the lowest and the highest are shown."""
+LINE, BAR = 0.2, 0.11
+"""Inches between the names, and between the bars, of average ranks."""
 STYLE = {
     "text.parse_math": False,  # names are drawn as they are, whatever a dollar sign means in them
     "axes.axisbelow": True,
@@ -55,12 +57,15 @@ STYLE = {
 }
 
 
-def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> bytes:
+def accuracy_by_shots(
+    cells: pd.DataFrame, styles: Sequence[str], quantity: str = "top-1 accuracy"
+) -> bytes:
     """Draw accuracy against shots with 95 % intervals; methods at 0 shots are horizontal lines.
 
     Args:
         cells: the rows of `summarise` of one dataset.
         styles: every label of the report. The place of a label decides its colour and its marker.
+        quantity: what the accuracy is, in words.
     """
     with matplotlib.rc_context(STYLE):
         labels = list(cells["label"].unique())
@@ -97,8 +102,61 @@ def accuracy_by_shots(cells: pd.DataFrame, styles: Sequence[str]) -> bytes:
         axes.set_xticks(shots, [str(each) for each in shots])
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("labelled images per class")
-        axes.set_ylabel("top-1 accuracy (%)")
+        axes.set_ylabel(f"{quantity} (%)")
         figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=2.2)
+        return _svg(figure)
+
+
+def average_ranks(ranks: Mapping[str, float], groups: Sequence[Sequence[str]]) -> bytes:
+    """Draw methods on an axis of average ranks, in the style of Demšar (JMLR 7, 2006), figure 1.
+
+    Args:
+        ranks: the average rank of two methods or more, the lowest first.
+        groups: methods that are joined by a bar, each group neighbours by rank.
+    """
+    names = [short(label, 18) for label in ranks]
+    left = -(-len(names) // 2)  # so many stand on the left
+    top = 0.35 + BAR * len(groups)  # where the names begin, in inches below the axis
+    height = top + LINE * left
+    # The room of the names beside the axis, as a part of the width.
+    beside = [
+        0.04 + 0.015 * (6 + max(map(len, side or [""]))) for side in (names[:left], names[left:])
+    ]
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, height + 0.45))
+        place = (beside[0], 0.02, 1 - sum(beside), 0.98 - 0.4 / (height + 0.45))
+        axes = figure.add_axes(place, frameon=False)
+        axes.set(xlim=(1, len(names)), ylim=(height, 0), yticks=[])
+        axes.xaxis.tick_top()
+        axes.set_xticks(range(1, len(names) + 1, 1 + len(names) // 6))
+        axes.axhline(0, color=INK, linewidth=1.4, clip_on=False)
+        across = axes.get_yaxis_transform()  # x from 0 to 1 over the width of the axis
+        for number, (name, rank) in enumerate(zip(names, ranks.values(), strict=True)):
+            on_left = number < left
+            y = top + LINE * (number if on_left else len(names) - 1 - number)
+            x, edge = (rank - 1) / (len(names) - 1), 0 if on_left else 1
+            axes.plot(
+                [x, x, edge],
+                [0, y, y],
+                color=INK,
+                linewidth=0.8,
+                transform=across,
+                clip_on=False,
+            )
+            axes.annotate(
+                f"{name} {rank:.2f}" if on_left else f"{rank:.2f} {name}",
+                (edge, y),
+                (-4 if on_left else 4, 0),
+                xycoords=across,
+                textcoords="offset points",
+                ha="right" if on_left else "left",
+                va="center",
+                annotation_clip=False,
+            )
+        for level, group in enumerate(groups):
+            y = 0.16 + BAR * level
+            ends = [ranks[group[0]] - 0.02, ranks[group[-1]] + 0.02]
+            axes.plot(ends, [y, y], color=COLOURS[0], linewidth=4, clip_on=False)
         return _svg(figure)
 
 

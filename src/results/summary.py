@@ -1,23 +1,55 @@
 """Many runs as a few numbers: mean and 95 % interval over seeds, the average over datasets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from src.config import ALL_CLASSES
 from src.results.marks import SIGNS, marks
+from src.results.protocols import (
+    BASE,
+    BASE_TO_NEW,
+    HARMONIC,
+    HEADINGS,
+    NEW,
+    harmonic_mean,
+    in_words,
+    reading,
+)
 from src.results.published import SOURCES, common_source
 
 CONFIDENCE = 0.95
-PLACE = ["backbone", "task", "label", "shots"]
+PLACE = ["protocol", "backbone", "task", "label", "shots"]
 TRANSFER = "→"
 AVERAGE = "average"
+PUBLISHED = {
+    "accuracy": "published_by_source",
+    BASE: "published_by_source",
+    NEW: "published_new_by_source",
+}
+"""What the frame's columns of published figures begin with, by metric."""
+ZERO_SHOT = ("accuracy", BASE)
+"""The metrics that the record has of zero-shot CLIP as well."""
+OF_HARMONIC = (
+    "H is the harmonic mean of base and new as they stand beside it, so that of their averages, as "
+    "it is published; its ± is half the 95 % interval of the H of the seeds."
+)
+OVER_TARGETS = (
+    "The average is over the datasets tested on beside the one adapted to, for methods that were "
+    "run on all of them."
+)
 
 
 class Cell(NamedTuple):
     """The accuracy (per cent) of one method on one dataset at one number of shots, over seeds.
+
+    By the protocols of imbalanced support sets it is the mean accuracy of the classes; by
+    `base_to_new` it is H.
 
     Attributes:
         mean: over the seeds.
@@ -31,6 +63,7 @@ class Cell(NamedTuple):
         validation_free: see `Result`.
         zero_shot: the mean accuracy (per cent) of zero-shot CLIP with the same prompts, where those
             are not the dataset's own.
+        parts: what H is of, by the metric's name.
     """
 
     mean: float
@@ -43,6 +76,7 @@ class Cell(NamedTuple):
     partial_test: bool
     validation_free: bool = False
     zero_shot: float | None = None
+    parts: Mapping[str, "Cell"] = {}
 
     @property
     def difference(self) -> float | None:
@@ -62,11 +96,21 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells by row (method) and column; None where there is no run."""
+    """Cells by row (method) and column; None where there is no run.
+
+    Attributes:
+        title: what the cells are.
+        columns: the headings of the columns.
+        rows: the cells of each method.
+        notes: what its columns mean.
+        protocol: that of its runs.
+    """
 
     title: str
     columns: list[str]
     rows: dict[str, list[Cell | None]]
+    notes: tuple[str, ...] = ()
+    protocol: str = ALL_CLASSES
 
 
 def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,123 +125,252 @@ def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
     return runs[keys].drop_duplicates().merge(latest, on=keys)
 
 
+def compared(runs: pd.DataFrame) -> pd.Series:
+    """Give what each run is compared by, in per cent; NaN where its record lacks it.
+
+    Args:
+        runs: rows of the frame that `src.results.frame.load` returns.
+    """
+    names = runs["protocol"].map(lambda protocol: reading(protocol).metric)
+    values = pd.Series(math.nan, runs.index)
+    for name in set(names) & set(runs):
+        values = values.where(names != name, runs[name])
+    return values
+
+
+def alike(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Gather the runs over whose datasets an average is taken.
+
+    Args:
+        runs: those of one protocol.
+
+    Yields:
+        The backbone; the dataset that all were adapted to, if they were tested on others, else
+        empty; and the runs.
+    """
+    elsewhere = reading(runs["protocol"].iloc[0]).elsewhere
+    chosen = runs[runs["task"].str.contains(TRANSFER) == elsewhere]
+    for backbone, group in chosen.groupby("backbone", sort=False):
+        if not elsewhere:
+            yield str(backbone), "", group
+            continue
+        for adapted_on, of_source in group.groupby("adapted_on", sort=False):
+            yield str(backbone), str(adapted_on), of_source
+
+
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Average the seeds of each place, then the datasets.
 
-    The "average of n datasets" is the mean of the datasets' means, per backbone. It is given only
-    for methods that were run on all n datasets at those shots. Its interval is that of the averages
-    by seed, if every dataset has the same seeds. Heads that were adapted on another dataset stay
-    out of it. All cells of all backbones are compared with the published accuracies of one source,
-    that which has the figures of most cells.
+    The "average of n datasets" is the mean of the datasets' means, per protocol and backbone. It is
+    given only for methods that were run on all n datasets at those shots. Its interval is that of
+    the averages by seed, if every dataset has the same seeds. Heads that were adapted on another
+    dataset stay out of it; by the protocols that test on others, it is theirs. All cells of a
+    protocol are compared with the published accuracies of one source, that which has the figures of
+    most cells.
 
     Args:
         frame: what `src.results.frame.load` returns.
 
     Returns:
-        One row per place, in order of appearance, with the averages last. The columns are those of
-        `PLACE`, and `cell`, a `Cell`.
+        One row per place, by protocol, in order of appearance, with the averages last. The columns
+        are those of `PLACE`, and `cell`, a `Cell`. Runs whose record lacks what they are compared
+        by have no place.
     """
-    runs = once_per_seed(frame)
-    source = _source(runs)
-    runs = runs.assign(published=published_by(runs, source))
-    cells = [(*place, _cell(group, source)) for place, group in runs.groupby(PLACE, sort=False)]
-    own = runs[~runs["task"].str.contains(TRANSFER)]
-    for backbone, of_backbone in own.groupby("backbone", sort=False):
-        n = of_backbone["task"].nunique()
-        for (label, shots), group in of_backbone.groupby(["label", "shots"], sort=False):
-            if n > 1 and group["task"].nunique() == n:
-                cells.append(
-                    (backbone, f"{AVERAGE} of {n} datasets", label, shots, _average(group, source))
-                )
+    runs = once_per_seed(frame[compared(frame).notna()])
+    by_protocol = runs.groupby("protocol", sort=False)
+    cells = [cell for name, group in by_protocol for cell in _summarise(str(name), group)]
     return pd.DataFrame(cells, columns=[*PLACE, "cell"])
 
 
+def _summarise(protocol: str, runs: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    source = _source(runs)
+    for place, group in runs.groupby(PLACE, sort=False):
+        yield *place, _cell(group, source)
+    for backbone, adapted_on, of_backbone in alike(runs):
+        n = of_backbone["task"].nunique()
+        place = f"{AVERAGE} of {n} datasets"
+        task = f"{adapted_on} {TRANSFER} {place}" if adapted_on else place
+        for (label, shots), group in of_backbone.groupby(["label", "shots"], sort=False):
+            if n > 1 and group["task"].nunique() == n:
+                yield protocol, backbone, task, label, shots, _cell(group, source)
+
+
 def by_shots(cells: pd.DataFrame) -> list[Table]:
-    """Make a table per backbone and dataset, and for the average, with a column per shots."""
+    """Make the tables of each protocol that have the shots across, or are of one number of shots.
+
+    There is one per backbone and dataset, and for the average, with a column per shots. By
+    `base_to_new` there is one for each number of shots, with base, new and H across; and by the
+    protocols that test on other datasets, one per backbone and shots with these across.
+    """
     return [
-        _table(f"{task}, {backbone}: top-1 accuracy in % by shots", of_backbone[chosen], "shots")
-        for backbone, of_backbone in cells.groupby("backbone", sort=False)
-        for task in sorted(of_backbone["task"].unique(), key=_average_first)
-        for chosen in [of_backbone["task"] == task]
+        table
+        for (protocol, _), group in cells.groupby(["protocol", "backbone"], sort=False)
+        for table in _maker(protocol)(group)
     ]
 
 
 def by_dataset(cells: pd.DataFrame) -> list[Table]:
     """Make a table per backbone and shots that several datasets have, with a column per dataset.
 
-    A method that sees no labelled images (0 shots) has a row in each of them.
+    A method that sees no labelled images (0 shots) has a row in each of them. There is none of the
+    protocols that `by_shots` makes other tables of.
     """
     return [
-        _table(f"{backbone}, shots={shots}: top-1 accuracy in % by dataset", group, "task")
-        for backbone, of_backbone in cells.groupby("backbone", sort=False)
-        for shots in sorted({*of_backbone["shots"]} - {0}) or [0]
-        for group in [of_backbone[of_backbone["shots"].isin([0, shots])]]
+        _table(f"{_where(group)}, shots={shots}: {quantity} in % by dataset", group, "task")
+        for (protocol, _), of_backbone in cells.groupby(["protocol", "backbone"], sort=False)
+        if _maker(protocol) is _by_shots
+        for quantity in [reading(protocol).quantity]
+        for shots, group in at_shots(of_backbone)
         if group["task"].nunique() > 1
     ]
 
 
-def half_width(accuracies: Sequence[float]) -> float | None:
+def _maker(protocol: str) -> Callable[[pd.DataFrame], Iterator[Table]]:
+    if protocol == BASE_TO_NEW:
+        return _by_classes
+    return _by_target if reading(protocol).elsewhere else _by_shots
+
+
+def at_shots(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Give the rows of each number of shots, with those of methods that see no labelled image."""
+    for shots in sorted({*rows["shots"]} - {0}) or [0]:
+        yield shots, rows[rows["shots"].isin([0, shots])]
+
+
+def _by_shots(cells: pd.DataFrame) -> Iterator[Table]:
+    for task in sorted(cells["task"].unique(), key=_average_first):
+        group = cells[cells["task"] == task]
+        quantity = reading(group["protocol"].iloc[0]).quantity
+        yield _table(f"{task}, {_where(group)}: {quantity} in % by shots", group, "shots")
+
+
+def _by_classes(cells: pd.DataFrame) -> Iterator[Table]:
+    for task in sorted(cells["task"].unique(), key=_average_first):
+        for shots, group in at_shots(cells[cells["task"] == task]):
+            rows = {
+                label: [*cell.parts.values(), cell]
+                for label, cell in zip(group["label"], group["cell"], strict=True)
+            }
+            title = f"{task}, {_where(group)}, shots={shots}: top-1 accuracy in %"
+            headings = [HEADINGS[one] for one in (BASE, NEW, HARMONIC)]
+            yield Table(title, headings, rows, (OF_HARMONIC,), BASE_TO_NEW)
+
+
+def _by_target(cells: pd.DataFrame) -> Iterator[Table]:
+    adapted_on = cells["task"].str.partition(f" {TRANSFER} ")[0]
+    for source, of_source in cells.groupby(adapted_on, sort=False):
+        quantity = reading(of_source["protocol"].iloc[0]).quantity
+        for shots, group in at_shots(of_source):
+            title = (
+                f"{_where(group)}, adapted to {source}, shots={shots}: {quantity} in % by dataset"
+            )
+            names = group.assign(task=group["task"].str.removeprefix(f"{source} {TRANSFER} "))
+            table = _table(title, names, "task")
+            averaged = any(column.startswith(AVERAGE) for column in table.columns)
+            yield table._replace(notes=(OVER_TARGETS,) if averaged else ())
+
+
+def _where(cells: pd.DataFrame) -> str:
+    place = cells.iloc[0]
+    return ", ".join(filter(None, (place["backbone"], in_words(place["protocol"]))))
+
+
+def half_width(accuracies: Sequence[float] | NDArray[np.float64]) -> float | None:
     """Compute half the width of Student's 95 % interval of the mean; None for a single value."""
     n = len(accuracies)
     if n < 2:
         return None
     quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return quantile * float(pd.Series(accuracies).std()) / math.sqrt(n)
+    return quantile * float(np.std(accuracies, ddof=1)) / math.sqrt(n)
 
 
 def _cell(runs: pd.DataFrame, source: str | None) -> Cell:
-    return Cell(
-        mean=float(runs["accuracy"].mean()),
-        interval=half_width(list(runs["accuracy"])),
-        seeds=len(runs),
-        **_published(runs["published"].mean(skipna=False), source),
-        **_signs(runs),
-        zero_shot=_mean_or_none(runs["zero_shot"]),
+    """Average the runs of a method at a number of shots: the seeds of each dataset, then these."""
+    metrics = reading(runs["protocol"].iloc[0]).metrics
+    parts = {metric: _average(runs, metric, source) for metric in metrics if metric != HARMONIC}
+    if HARMONIC not in metrics:
+        (cell,) = parts.values()
+        return cell
+    base, new = parts.values()
+    of_seeds = harmonic_mean(*(_by_seed(runs, metric).mean(axis=1) for metric in parts))
+    published = math.nan
+    if base.published is not None and new.published is not None:
+        published = harmonic_mean(base.published, new.published)
+    return base._replace(
+        mean=float(harmonic_mean(base.mean, new.mean)),
+        interval=None if base.interval is None else half_width(of_seeds),
+        **_published(published, source),
+        zero_shot=None,
+        parts=parts,
     )
 
 
-def _average(runs: pd.DataFrame, source: str | None) -> Cell:
-    by_seed = runs.pivot_table(index="seed", columns="task", values="accuracy")
-    published = runs.groupby("task")["published"].mean(skipna=False)
-    same_seeds = bool(by_seed.notna().all(axis=None))
+def _average(runs: pd.DataFrame, metric: str, source: str | None) -> Cell:
+    by_seed = _by_seed(runs, metric)
+    same_seeds = not np.isnan(by_seed).any()
+    zero_shot = _over_datasets(runs, runs["zero_shot"]) if metric in ZERO_SHOT else math.nan
     return Cell(
-        mean=float(by_seed.mean().mean()),
-        interval=half_width(list(by_seed.mean(axis=1))) if same_seeds else None,
+        mean=float(np.nanmean(by_seed, axis=0).mean()),
+        interval=half_width(by_seed.mean(axis=1)) if same_seeds else None,
         seeds=len(by_seed),
-        **_published(published.mean(skipna=False), source),
+        **_published(_over_datasets(runs, published_by(runs, source, metric)), source),
         **_signs(runs),
-        zero_shot=_mean_or_none(runs.groupby("task")["zero_shot"].mean()),
+        zero_shot=_or_none(zero_shot),
     )
 
 
-def published_by(runs: pd.DataFrame, source: str | None) -> pd.Series:
+def _by_seed(runs: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """Arrange a metric as `[seeds, datasets]`; NaN where there is no run."""
+    (seeds, row), (tasks, column) = (_numbered(runs[name]) for name in ("seed", "task"))
+    table = np.full((seeds, tasks), math.nan)
+    table[row, column] = runs[metric]
+    return table
+
+
+def _over_datasets(runs: pd.DataFrame, values: pd.Series) -> float:
+    """Average over the runs of each dataset, then over these; NaN where a run has no value."""
+    _, dataset = _numbered(runs["task"])
+    sums = np.bincount(dataset, values.to_numpy(float))
+    return float((sums / np.bincount(dataset)).mean())
+
+
+def _numbered(values: pd.Series) -> tuple[int, NDArray[np.int64]]:
+    """Count the different values, and number them."""
+    numbers, different = pd.factorize(values)
+    return len(different), numbers
+
+
+def published_by(runs: pd.DataFrame, source: str | None, metric: str = "accuracy") -> pd.Series:
     """Give the accuracy (per cent) that one source has published for each run.
 
     Args:
-        runs: rows of the frame that `src.results.frame.load` returns.
+        runs: rows of the frame that `src.results.frame.load` returns, of one protocol.
         source: one of `SOURCES`, or None.
+        metric: what the accuracy is of.
 
     Returns:
         A value per run, NaN where the source has none.
     """
-    name = f"published_by_source.{source}"
+    if metric == HARMONIC:
+        return harmonic_mean(*(published_by(runs, source, one) for one in (BASE, NEW)))
+    name = f"{PUBLISHED.get(metric)}.{source}"
     return runs[name].astype(float) if name in runs else pd.Series(math.nan, runs.index)
 
 
 def _source(runs: pd.DataFrame) -> str | None:
     """Choose the source that has the figures of most cells, whatever the number of their seeds."""
-    known = pd.DataFrame({source: published_by(runs, source).notna() for source in SOURCES})
+    metric = reading(runs["protocol"].iloc[0]).metrics[0]
+    known = pd.DataFrame({one: published_by(runs, one, metric).notna() for one in SOURCES})
     places = known.groupby([runs[name] for name in PLACE]).all()
     return common_source(places.columns[has] for has in places.to_numpy())
 
 
 def _published(mean: float, source: str | None) -> dict[str, Any]:
-    return {"published": None if math.isnan(mean) else float(mean), "source": source}
+    return {"published": _or_none(mean), "source": source}
 
 
-def _mean_or_none(values: pd.Series) -> float | None:
-    mean = values.mean(skipna=False)
-    return None if math.isnan(mean) else float(mean)
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _signs(runs: pd.DataFrame) -> dict[str, Any]:
@@ -215,4 +388,5 @@ def _table(title: str, cells: pd.DataFrame, across: str) -> Table:
         label: [found.get((label, column)) for column in columns]
         for label in cells["label"].unique()
     }
-    return Table(title, [str(column) for column in columns], rows)
+    headings = [str(column) for column in columns]
+    return Table(title, headings, rows, protocol=str(cells["protocol"].iloc[0]))

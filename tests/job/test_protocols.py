@@ -17,7 +17,7 @@ from src.data import digits
 from src.data.few_shot import support
 from src.files import CONFIG_DIR, ROOT
 from src.heads.base import Head
-from src.job.protocols import harmonic_mean
+from src.results.protocols import harmonic_mean
 from src.results.record import Result
 from tests.caltech101 import CLASSES
 from tests.cli import calipers, jobs, refusal, result, run

@@ -73,7 +73,7 @@ def test_a_cell_names_what_is_special_about_it():
 
 def test_csv_has_a_line_for_each_cell():
     cells = pd.DataFrame(
-        [("tiny", "digits", "coop", 4, PLAIN), ("tiny", "digits", "coop", 16, FULL)],
+        [("all_classes", "tiny", "digits", "coop", n, c) for n, c in ((4, PLAIN), (16, FULL))],
         columns=[*PLACE, "cell"],
     )
     plain, full = csv.DictReader(io.StringIO(formats.csv(cells)))
@@ -113,7 +113,7 @@ def test_a_name_is_only_a_name_in_every_format(name, capsys):
     assert row.replace("&#124;", "").count("|") == 3
     for line in lines[0], row:
         assert not re.search(r"[<\[\]`*]|#(?!\d+;)", line)
-    frame = pd.DataFrame([("tiny", name, name, 4, PLAIN)], columns=[*PLACE, "cell"])
+    frame = pd.DataFrame([("all_classes", "tiny", name, name, 4, PLAIN)], columns=[*PLACE, "cell"])
     (cell,) = csv.DictReader(io.StringIO(formats.csv(frame)))
     assert cell["label"][0] not in "=+-@"
     assert cell["label"].removeprefix("'") == name
@@ -131,6 +131,63 @@ def test_a_name_is_only_a_name_in_every_format(name, capsys):
 
 def test_numbers_below_zero_stay_numbers_in_csv():
     below = PLAIN._replace(published=90.0, source="b")
-    frame = pd.DataFrame([("tiny", "digits", "coop", 4, below)], columns=[*PLACE, "cell"])
+    frame = pd.DataFrame(
+        [("all_classes", "tiny", "digits", "coop", 4, below)], columns=[*PLACE, "cell"]
+    )
     (cell,) = csv.DictReader(io.StringIO(formats.csv(frame)))
     assert cell["difference"] == "-8.5"
+
+
+H = Cell(72.0, 0.5, 3, 70.0, "g", False, False, False, parts={
+    "base_accuracy": PLAIN._replace(mean=90.0, interval=1.5),
+    "new_accuracy": PLAIN._replace(mean=60.0, published=59.0, source="g"),
+})  # fmt: skip
+HALVES = Table(
+    "digits, tiny, base_to_new, shots=4", ["base", "new", "H"],
+    {"coop": [*H.parts.values(), H]}, ("H is the harmonic mean.",), "base_to_new",
+)  # fmt: skip
+
+
+def test_base_new_and_h_in_every_format(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    expected = ["90.00 ± 1.50", "60.00 (+1.00)", "72.00 ± 0.50 (+2.00)"]
+    text = formats.markdown([HALVES])
+    assert (
+        f"| method | base | new | H |\n| --- | --- | --- | --- |\n| coop | {' | '.join(expected)} |"
+        in text
+    )
+    assert "H is the harmonic mean." in text
+    latex = formats.latex([HALVES])
+    assert " & ".join(["coop", *expected]).replace("±", r"$\pm$") in latex
+    assert "H is the harmonic mean." in latex.split(r"\end{tabular}")[1]
+    formats.show([HALVES])
+    printed = capsys.readouterr().out
+    for cell in expected:
+        assert cell.replace(" ± ", "±") in printed
+    assert "H is the harmonic mean." in printed
+    cells = pd.DataFrame(
+        [("base_to_new", "tiny", "digits", "coop", 4, H)], columns=[*PLACE, "cell"]
+    )
+    rows = list(csv.DictReader(io.StringIO(formats.csv(cells))))
+    assert [(row["metric"], row["mean"], row["difference"]) for row in rows] == [
+        ("harmonic_mean", "72.0", "2.0"), ("base_accuracy", "90.0", ""),
+        ("new_accuracy", "60.0", "1.0"),
+    ]  # fmt: skip
+    assert {(row["protocol"], row["task"], row["shots"]) for row in rows} == {
+        ("base_to_new", "digits", "4")
+    }
+    assert "parts" not in rows[0]
+
+
+def test_notes_stand_with_the_tables_of_their_protocol(capsys):
+    usual = TABLE._replace(title="usual")
+    text = formats.markdown([usual, HALVES])
+    first, second = text.split("digits, tiny, base_to_new")
+    assert "exp.log of the Tip-Adapter repository" in first
+    assert "CoCoOp" not in first
+    assert "CoCoOp" in second
+    assert "exp.log" not in second
+    formats.show([usual, HALVES])
+    first, second = capsys.readouterr().out.split("digits, tiny, base_to_new")
+    assert "CoCoOp" not in first
+    assert "CoCoOp" in second

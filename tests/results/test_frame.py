@@ -193,3 +193,43 @@ def test_a_folder_without_results_is_named(tmp_path):
         load([tmp_path / "nothing"])
     with pytest.raises(UserError, match=rf"no readable result.json below {tmp_path}"):
         load([tmp_path])
+
+
+def test_the_protocol_has_a_place_of_its_own_and_is_in_no_label(tmp_path):
+    usual = {"protocol": {"name": "all_classes", "imbalance": None}, "eval_dataset": []}
+    halves = {"protocol": {"name": "base_to_new", "imbalance": None}, "eval_dataset": []}
+    relaxed = {"protocol": {"name": "imbalanced", "imbalance": "relaxed"}, "eval_dataset": []}
+    realistic = {"protocol": {"name": "imbalanced", "imbalance": "realistic"}, "eval_dataset": []}
+    other = {"protocol": {"name": "cross_dataset", "imbalance": None}, "eval_dataset": ["letters"]}
+    before = {"seed": 0}
+    names = (
+        "all_classes", "base_to_new", "imbalanced_relaxed", "imbalanced_realistic",
+        "cross_dataset", "all_classes",
+    )  # fmt: skip
+    configs = (usual, halves, relaxed, realistic, other, before)
+    for number, (name, config) in enumerate(zip(names, configs, strict=True)):
+        own = {"seed": number, "method": {"lr": 1}, **config}
+        given = ("protocol=imbalanced", "protocol.imbalance=realistic")
+        run(tmp_path / str(number), own, given, protocol=name, seed=number, shots=4)
+    frame = load([tmp_path]).frame
+    assert list(frame["protocol"]) == list(names)
+    assert set(frame["label"]) == {"calip"}
+
+
+def test_settings_and_ways_of_selection_tell_runs_apart_within_a_protocol_only(tmp_path):
+    for number, (name, rate, selection) in enumerate([
+        ("all_classes", 1, "val"), ("base_to_new", 2, "fixed"), ("base_to_new", 3, "fixed"),
+    ]):  # fmt: skip
+        config = {"seed": 0, "method": {"lr": rate}}
+        run(tmp_path / str(number), config, protocol=name, selection=selection)
+    assert list(load([tmp_path]).frame["label"]) == ["calip", "calip (lr=2)", "calip (lr=3)"]
+
+
+def test_published_accuracies_on_base_and_new_classes_are_looked_up(tmp_path):
+    place = {"backbone": "vit_b16", "weights": "ViT-B-16-quickgelu/openai", "shots": 16}
+    run(tmp_path / "0", dataset="dtd", method="coop", protocol="base_to_new", **place)
+    run(tmp_path / "1", dataset="dtd", method="coop", **place)
+    frame = load([tmp_path]).frame
+    assert list(frame["published_by_source.g"][:1]) == [79.44]
+    assert list(frame["published_new_by_source.g"][:1]) == [41.18]
+    assert frame["published_new_by_source.g"][1:].isna().all()

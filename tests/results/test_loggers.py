@@ -111,6 +111,22 @@ def test_the_run_of_a_sweep_is_where_the_runs_of_its_jobs_are(tmp_path):
     about = [read_offline_run(log).about for log in logs]
     assert {one.job_type for one in about} == {"", "report"}
     assert {(one.entity, one.project) for one in about} == {("team", "plants")}
+    assert {read_offline_run(log).summary["protocol"] for log in logs} == {"all_classes"}
+
+
+def test_the_protocol_is_in_the_group_the_name_the_configuration_and_the_metrics(tmp_path):
+    done = run(
+        "src.run", *ZERO_SHOT, "protocol=base_to_new", *below(tmp_path), WANDB_MODE="offline"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (log,) = tmp_path.glob("output/wandb/offline-run-*/run-*.wandb")
+    logged = read_offline_run(log)
+    assert logged.about.run_group == "digits-tiny-base_to_new"
+    assert logged.about.display_name == "digits-tiny-zero_shot-16-1-base_to_new"
+    assert logged.config["protocol"]["name"] == logged.summary["protocol"] == "base_to_new"
+    found = result(tmp_path)["metrics"]
+    for name in ("base_accuracy", "new_accuracy", "harmonic_mean"):
+        assert logged.summary[name] == pytest.approx(found[name])
 
 
 def test_tensorboard_shows_the_accuracy(tmp_path):

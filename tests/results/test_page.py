@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from tests.results import VERSION_1, test_record
 from tests.results.test_formats import NASTY
 
 
-def made_up(folder, classes=5, **changes):
+def made_up(folder, classes=5, metrics=test_record.RESULT.metrics, **changes):
     """Write what a run without a search leaves behind: its answers and its record."""
     generator = np.random.default_rng(0)
     label, prediction = generator.integers(classes, size=(2, 300))
     confidence = generator.uniform(0.1, 1, size=300).astype(np.float32)
     names = [f"class <{number}>" for number in range(classes)]
     Outcome(names, label, prediction, confidence).write(folder)
-    test_record.made_up(**changes).write(folder)
+    accuracy = changes.pop("accuracy", metrics["accuracy"])
+    result = replace(test_record.RESULT, metrics={**metrics, "accuracy": accuracy}, **changes)
+    result.write(folder)
 
 
 def test_names_and_commands_are_escaped(tmp_path):
@@ -219,3 +222,150 @@ def test_answers_that_cannot_be_read_are_left_out_and_named(tmp_path, caplog, ch
     assert "<b>digits, tiny: good, shots=0</b>" in text
     assert "<b>digits, tiny: bad, shots=0</b>" not in text
     assert text.count("<td>bad</td>") == 1, "its result is in the list of all runs"
+
+
+METRICS_OF = {
+    "all_classes": {"accuracy": 81.0, "mean_class_accuracy": 11.0},
+    "base_to_new": {
+        "accuracy": 72.0, "mean_class_accuracy": 11.0, "base_accuracy": 72.0, "new_accuracy": 48.0,
+        "harmonic_mean": 57.6,
+    },
+    "imbalanced_relaxed": {"accuracy": 12.0, "mean_class_accuracy": 63.0},
+    "of_tomorrow": {"accuracy": 54.0, "mean_class_accuracy": 11.0},
+}  # fmt: skip
+HEADINGS = {
+    "all_classes": "Accuracy", "base_to_new": "From base to new classes",
+    "imbalanced_relaxed": "Imbalanced support sets, relaxed", "of_tomorrow": "of_tomorrow",
+}  # fmt: skip
+SCORES = {
+    "all_classes": "81.00", "base_to_new": "57.60", "imbalanced_relaxed": "63.00",
+    "of_tomorrow": "54.00",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """The report on runs of several protocols that differ in nothing else."""
+    tmp_path = tmp_path_factory.mktemp("mixed")
+    for number, (protocol, metrics) in enumerate(METRICS_OF.items()):
+        for shots in (1, 2):
+            made_up(
+                tmp_path / f"{number}-{shots}", method="coop", shots=shots, protocol=protocol,
+                metrics=test_record.RESULT.metrics | metrics, command=f"python {protocol}",
+            )  # fmt: skip
+    page.write_report([tmp_path], tmp_path / "report")
+    return tmp_path / "report"
+
+
+def test_each_protocol_has_a_part_of_its_own(mixed):
+    text = (mixed / "report.html").read_text()
+    assert "<h1>digits, tiny, coop, 4 protocols</h1>" in text
+    tables = text.split("<h2>Accuracy by shots</h2>")[0]
+    for protocol, heading in HEADINGS.items():
+        (part,) = re.findall(f"<h2>{heading}</h2>(.*?)</section>", tables, re.DOTALL)
+        shown = {"72.00", "48.00"} if protocol == "base_to_new" else set()
+        assert set(re.findall(r"<td>(\d\d\.\d\d)", part)) == {SCORES[protocol], *shown}
+        assert (f">{protocol}: " in part) == (protocol in ("base_to_new", "imbalanced_relaxed"))
+
+
+def test_each_protocol_has_curves_figures_and_a_list_of_runs_of_its_own(mixed):
+    text = (mixed / "report.html").read_text()
+    names = {path.name for path in mixed.glob("figures/accuracy-*")}
+    others = [name for name in METRICS_OF if name != "all_classes"]
+    assert names == {
+        "accuracy-tiny-digits.svg", *(f"accuracy-tiny-{one}-digits.svg" for one in others)
+    }  # fmt: skip
+    curves = re.findall(r"<figcaption>(digits, tiny.*?)\. .*?>(.*?) · (.*?)</fig", text)
+    assert len(curves) == 4
+    for title, runs, commands in curves:
+        (protocol,) = [one for one in METRICS_OF if one in title] or ["all_classes"]
+        assert runs == "2 runs"
+        assert re.findall("python ([a-z_]+)", commands) == [protocol]
+    assert (
+        "mean class accuracy (%)"
+        in (mixed / "figures/accuracy-tiny-imbalanced_relaxed-digits.svg").read_text()
+    )
+    assert len(list(mixed.glob("figures/*confusion*"))) == 4
+    lists = text.split("<h2>All runs</h2>")[1].split("<details>")[1:]
+    for protocol, listed in zip(METRICS_OF, lists, strict=True):
+        assert f"<b>2 runs: {HEADINGS[protocol]}</b>" in listed
+        assert set(re.findall("python ([a-z_]+)", listed)) == {protocol}
+    headings = re.findall(r'col">(.*?)<', lists[1])
+    assert headings[5:9] == ["selection", "base", "new", "H"]
+    assert "accuracy" not in headings
+    assert re.findall(r'col">(.*?)<', lists[2])[6:8] == ["class mean", "accuracy"]
+
+
+def test_a_closer_look_at_a_run_leads_with_what_counts(mixed):
+    text = (mixed / "report.html").read_text()
+    assert "digits, tiny, base_to_new: coop, shots=2</b> <span>H 57.60 %</span>" in text
+    assert "digits, tiny, imbalanced_relaxed: coop, shots=2</b> <span>class mean 63.00 %" in text
+    assert "digits, tiny: coop, shots=2</b> <span>81.00 %</span>" in text
+    assert text.count("All metrics but new and H are of the base classes") == 1
+
+
+def test_without_what_counts_a_run_is_only_in_the_list(tmp_path):
+    metrics = {"accuracy": 81.5, "ece": 0.1}
+    made_up(tmp_path / "0", protocol="imbalanced_relaxed", metrics=metrics)
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    assert "nan" not in text.split("<h2>All runs</h2>")[1]
+    assert "<td>81.50</td>" in text.split("<h2>All runs</h2>")[1]
+    assert (tmp_path / "report/table.md").read_text().strip() == ""
+
+
+def methods(folder, datasets, of_seeds=(0,), count=3, **changes):
+    for number in range(count):
+        for dataset in range(datasets):
+            for seed in of_seeds:
+                test_record.made_up(
+                    50.0 + 5 * number + dataset + number * dataset / 10 + seed * number,
+                    dataset=f"d{dataset}", adapted_on=f"d{dataset}", method=f"m{number}", seed=seed,
+                    shots=4, **changes,
+                ).write(folder / f"{number}-{dataset}-{seed}")  # fmt: skip
+
+
+def test_methods_are_compared_in_pairs_with_their_diagram(tmp_path):
+    methods(tmp_path, datasets=8)
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    part = text.split("<h2>Methods in pairs</h2>")[1].split("</section>")[0]
+    assert "<h3>tiny, shots=4</h3>" in part
+    assert "m2 − m1" in part
+    assert "0.023" in part
+    assert "24 runs" in part
+    figure = (tmp_path / "report/figures/ranks-tiny-4_shots.svg").read_text()
+    for name in ("m2 1.00", "m1 2.00", "3.00 m0"):
+        assert name in figure
+    (tmp_path / "report/comparison.csv").read_text().index("m2,m1")
+
+
+@pytest.mark.parametrize(("datasets", "of_seeds"), [(1, (0,)), (1, (0, 1)), (3, (0,))])
+def test_what_a_comparison_cannot_say_is_not_said(tmp_path, datasets, of_seeds):
+    methods(tmp_path, datasets, of_seeds)
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    single = datasets == len(of_seeds) == 1
+    assert ("<h2>Methods in pairs</h2>" in text) == (not single)
+    assert ("more datasets are needed" in text) == (not single)
+    assert "(Holm)" not in text
+    assert (tmp_path / "report/figures/ranks-tiny-4_shots.svg").is_file() == (datasets == 3)
+
+
+def test_no_significance_is_stated_of_runs_selected_on_the_test_split(tmp_path):
+    methods(tmp_path, datasets=8, selected_on_test=True, selection="test")
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    assert "<h2>Methods in pairs</h2>" not in text
+
+
+def bars(svg):
+    return svg.count(b"stroke-width: 4")
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 28])
+def test_the_diagram_has_every_method_and_a_bar_for_each_group(count):
+    ranks = {f"method {n}": 1.0 + n for n in range(count)}
+    names = list(ranks)
+    svg = plots.average_ranks(ranks, [names[:2], names[1:]])
+    assert bars(svg) == 2
+    assert bars(plots.average_ranks(ranks, [])) == 0
+    for number, name in enumerate(names):
+        texts = (f"{name} {1 + number:.2f}<", f"{1 + number:.2f} {name}<")
+        assert sum(svg.decode().count(one) for one in texts) == 1

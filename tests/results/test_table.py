@@ -120,3 +120,51 @@ def test_one_run_with_all_its_metrics_fits_into_80_columns(printed):
 
 def test_brackets_are_shown_as_they_are(printed):
     assert "[red]" in "\n".join(printed(made_up(method="[red]"), made_up(dataset="[b]")))
+
+
+def on_halves(base, new, **changes):
+    h = 2 * base * new / (base + new)
+    found = {"base_accuracy": base, "new_accuracy": new, "harmonic_mean": h}
+    metrics = {**RESULT.metrics, "accuracy": base, **found}
+    return replace(RESULT, metrics=metrics, protocol="base_to_new", **changes)
+
+
+def test_base_new_and_h_come_first_and_base_stands_there_once(printed):
+    lines = printed(on_halves(90.5, 60.25, selected_on_test=True))
+    text = "\n".join(lines)
+    assert "protocol base_to_new" in text
+    (row,) = (line for line in lines if "90.50" in line)
+    assert row.split() == ["calip", "90.50", "60.25", "72.34†", *row.split()[4:]]
+    assert row.count("90.50") == 1
+    assert "All metrics but new and H are of the base classes" in text
+    assert "† settings chosen on the test split" in text
+
+
+def test_published_base_new_and_h_have_a_column_each(printed):
+    coop = on_halves(
+        80.0, 50.0, method="coop", dataset="dtd", shots=16, backbone="vit_b16",
+        weights="ViT-B-16-quickgelu/openai",
+    )  # fmt: skip
+    text = "\n".join(printed(coop, width=200))
+    for expected in ("published", "79.44", "41.18", "54.24", "CoCoOp"):
+        assert expected in text
+
+
+def test_imbalanced_runs_have_the_mean_accuracy_of_the_classes_first(printed):
+    lines = printed(replace(RESULT, protocol="imbalanced_relaxed", saw_test_images=True))
+    (row,) = (line for line in lines if "81.50" in line)
+    assert row.split()[:3] == ["calip", "80.25‡", "81.50"]
+    assert "protocol imbalanced_relaxed" in "\n".join(lines)
+    assert any("‡ the method saw" in line for line in lines)
+
+
+def test_runs_of_different_protocols_stand_in_tables_of_their_own_which_say_so(printed):
+    lines = printed(made_up(70.0), on_halves(90.0, 60.0), made_up(71.0, seed=1))
+    above = [line.partition("  ")[0].strip() for line in lines if line.startswith("protocol")]
+    assert above == ["protocol all_classes", "protocol base_to_new"]
+    first, second = "\n".join(lines).split("protocol base_to_new")
+    assert "70.00" in first
+    assert "71.00" in first
+    assert "90.00" not in first
+    assert "90.00" in second
+    assert "protocol" not in "\n".join(printed(made_up(), made_up(seed=1)))
