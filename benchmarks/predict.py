@@ -1,10 +1,10 @@
-"""New pictures beside extraction of the same ones, and beside a plain loop over ONNX Runtime.
+"""New pictures beside extraction of the same ones, and beside a plain loop over an exported file.
 
 Zero-shot CLIP of random weights. `predict` decodes, encodes and classifies, and writes its answers
 to a CSV file; extraction decodes and encodes, and writes features; both in the precision that
-`auto` chooses. The plain loop is what a script for an exported model does: open an image,
-preprocess it as open_clip does, run the session in float32, and write the best class. It takes an
-image at a time, and decodes none meanwhile.
+`auto` chooses. The plain loop is what a script for the file of `python -m src.export` does: open an
+image, preprocess it as open_clip does, run ONNX Runtime in float32, and write the best class. It
+takes an image at a time, and decodes none meanwhile.
 """
 
 import csv
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from benchmarks import extraction
 from benchmarks.side_by_side import Figure, take_turns
@@ -28,6 +27,9 @@ from src.classifier.folder import About
 from src.clip.model import FrozenClip
 from src.clip.precision import AUTO, FLOAT32, resolve
 from src.data.images import ImageFiles, Item
+from src.export.description import describe
+from src.export.formats import write_onnx
+from src.export.graph import trace
 from src.heads.zero_shot import ZeroShot
 from src.hints import without_hints
 from src.predict.pictures import Pictures
@@ -56,7 +58,8 @@ def figures() -> Iterator[Figure]:
             classifiers = {
                 each: _classifier(clip, architecture, each) for each in (precision, FLOAT32)
             }
-            session, copy = _session(clip, Path(folder, "image.onnx")), deepcopy(clip)
+            exported = _classifier(clip, architecture, FLOAT32)
+            session, copy = _session(exported, Path(folder, "exported.onnx")), deepcopy(clip)
             answers, store = Path(folder, "answers.csv"), Path(folder, "features")
             turns = take_turns(
                 rounds=ROUNDS,
@@ -75,7 +78,7 @@ def figures() -> Iterator[Figure]:
             )  # fmt: skip
             for each in classifiers:
                 yield Figure(
-                    f"predict in {each} beside a plain loop over ONNX Runtime in float32, {what}",
+                    f"predict in {each} beside a plain loop over its export in ONNX Runtime, float32, {what}",
                     rates[each], rates["plain"], turns.ratio("plain", each), None,
                 )  # fmt: skip
                 same = np.mean(np.array(turns.results[each]) == np.array(turns.results["plain"]))
@@ -115,19 +118,16 @@ def _predicted(classifier: Classifier, paths: list[str], output: Path) -> list[s
 
 
 def _looped(session: Any, classifier: Classifier, paths: list[str], output: Path) -> list[str]:
-    """Classify as a script does that was written for the exported image tower."""
-    preprocess, head = classifier.clip.preprocess, classifier.head
-    text = head.get_buffer("text").numpy()
+    """Classify as a script does that was written for the exported file."""
+    preprocess = classifier.clip.preprocess
+    (given,) = session.get_inputs()
     with output.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "class", "probability"])
         for path in paths:
             with Image.open(path) as image:
                 pixels = preprocess(image.convert("RGB"))[None].numpy()
-            (feature,) = session.run(None, {"pixels": pixels})[0]
-            logits = classifier.about.logit_scale * text @ (feature / np.linalg.norm(feature))
-            probability = np.exp(logits - logits.max())
-            probability /= probability.sum()
+            (probability,) = session.run(None, {given.name: pixels})[0]
             best = int(probability.argmax())
             rows.writerow([path, classifier.class_names[best], probability[best]])
     return _classes(output)
@@ -138,23 +138,10 @@ def _classes(output: Path) -> list[str]:
         return [row["class"] for row in csv.DictReader(file)]
 
 
-class _ImageTower(nn.Module):
-    def __init__(self, clip: FrozenClip) -> None:
-        super().__init__()
-        self.model = clip.model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.model.encode_image(pixels)
-        return features
-
-
-def _session(clip: FrozenClip, path: Path) -> Any:
-    """Export open_clip's image tower, and open it with ONNX Runtime's own settings."""
+def _session(classifier: Classifier, path: Path) -> Any:
+    """Export a classifier, which cannot be used afterwards, and open it as others do."""
     import onnxruntime
 
-    pixels = torch.zeros(1, 3, *clip.image_size)
-    torch.onnx.export(
-        _ImageTower(deepcopy(clip)).eval(), (pixels,), path, input_names=["pixels"], dynamo=True,
-        verbose=False,
-    )  # fmt: skip
+    about = describe(classifier, "float32")
+    write_onnx(trace(classifier, "float32", computes=False), about, path)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -178,6 +178,7 @@ def test_weights_of_depth_maps_are_kept(clouds, tmp_path):
     agree(folder, clouds)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_photographs_get_the_runs_own_answers(tmp_path):
     root = tmp_path / "real/dtd"

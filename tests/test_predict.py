@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from src.classifier.folder import ABOUT, read_about
 from src.data import solids
 from src.data.folder import EXTENSIONS
 from src.errors import UserError
-from src.predict import part, pictures, settings
+from src.predict import formats, part, pictures, settings
 from src.results.conformal import prediction_sets
 from src.results.outcome import Outcome
 from src.typed import read
@@ -270,6 +271,24 @@ def test_killed_twice_it_ends_as_if_undisturbed(model, flat, tmp_path):
         "killed.jsonl",
         "whole.jsonl",
     ]
+
+
+@pytest.mark.parametrize("name", [CSV, JSONL, PARQUET])
+def test_few_answers_at_a_time_are_in_memory(tmp_path, name):
+    columns, peaks = ["path", "class", "probability", "label", "top"], []
+    columns += [] if name == CSV else ["features"]
+    for count in (100, 2_048, 8_192):  # the first one imports what is needed
+        with (tmp_path / "part").open("w") as file:
+            file.write("asked\n")
+            for number in range(count):
+                answer = {"path": f"{number}.jpg", "label": None, "class": "a", "probability": 0.5}
+                more = {"top": [["a", 0.5]], "features": part.packed(np.ones(64, np.float16))}
+                file.write(json.dumps(answer | more) + "\n")
+        tracemalloc.start()
+        formats.write(part.read(tmp_path / "part"), tmp_path / name, columns, views=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.2 * peaks[1] + 1e5
 
 
 @pytest.mark.parametrize(

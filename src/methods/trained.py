@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from src.heads.base import Head
 from src.methods.base import Batch, Method
 from src.methods.search import Search
 from src.methods.view_search import ViewSearch
+
+Interval = Literal["step", "epoch"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Schedule:
     """
 
     epochs: int
-    interval: Literal["step", "epoch"] = "step"
+    interval: Interval = "step"
     warmup_epochs: int = 0
     warmup_lr: float = 0.0
 
@@ -42,6 +44,10 @@ class Schedule:
             raise UserError(
                 f"epochs={self.epochs} must be more than warmup_epochs={self.warmup_epochs}: "
                 "correct method.training.epochs."
+            )
+        if self.interval not in get_args(Interval):
+            raise UserError(
+                f"method.module.schedule.interval={self.interval} is unknown: give step or epoch."
             )
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:

@@ -66,7 +66,7 @@ def resume(part: Path, asked: str, paths: Sequence[str], batch_size: int) -> int
     with part.open("r+b") as file:
         if file.readline() != head:
             if part.stat().st_size:
-                print(f"{part} is of other images or settings: begun anew")
+                print("the answers so far are of other images or settings: begun anew")
             file.seek(0)
             file.write(head)
             file.truncate()

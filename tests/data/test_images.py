@@ -29,7 +29,8 @@ def test_values_without_a_known_range_are_refused(tmp_path, dtype):
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "RGBA", "YCbCr"])
 def test_every_other_mode_is_read_as_rgb(tmp_path, mode):
     image = Image.fromarray(RAMP).convert("RGB").convert(mode)
-    assert loaded(tmp_path, image, "a.tif").shape == (16, 16, 3)
+    name = "a.jpg" if mode == "YCbCr" else "a.tif"  # Pillow 12.3 reads no such TIFF of its own
+    assert loaded(tmp_path, image, name).shape == (16, 16, 3)
 
 
 def test_only_the_formats_that_are_read_are_opened_whatever_a_file_is_called(tmp_path):
