@@ -46,7 +46,7 @@ AT_LEAST = 0.95
 
 
 def figures() -> Iterator[Figure]:
-    """Measure each model beside extraction and beside ONNX Runtime."""
+    """Measure each model beside extraction, and beside its export."""
     extraction._quiet()
     precision = resolve(AUTO, extraction.trainer)
     with tempfile.TemporaryDirectory() as folder, without_hints():
@@ -78,7 +78,8 @@ def figures() -> Iterator[Figure]:
             )  # fmt: skip
             for each in classifiers:
                 yield Figure(
-                    f"predict in {each} beside a plain loop over its export in ONNX Runtime, float32, {what}",
+                    f"predict, {each}, beside a plain loop over its export in ONNX Runtime, float32: "
+                    f"{what}",
                     rates[each], rates["plain"], turns.ratio("plain", each), None,
                 )  # fmt: skip
                 same = np.mean(np.array(turns.results[each]) == np.array(turns.results["plain"]))
