@@ -78,8 +78,7 @@ def figures() -> Iterator[Figure]:
             )  # fmt: skip
             for each in classifiers:
                 yield Figure(
-                    f"predict, {each}, beside a plain loop over its export in ONNX Runtime, float32: "
-                    f"{what}",
+                    f"predict in {each} beside a plain loop over ONNX Runtime in float32, {what}",
                     rates[each], rates["plain"], turns.ratio("plain", each), None,
                 )  # fmt: skip
                 same = np.mean(np.array(turns.results[each]) == np.array(turns.results["plain"]))
