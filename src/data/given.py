@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +85,11 @@ class GivenClouds(PointClouds):
             points = np.load(given, allow_pickle=False) if isinstance(given, str | Path) else given
         except FileNotFoundError:
             raise UserError(f"{given} is missing: correct the path.") from None
-        except (EOFError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (EOFError, MemoryError, OSError, SyntaxError, TokenError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DamagedCloudError(self._where(item), f"cannot be read: {reason}") from error
-        if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
+        held = isinstance(points, np.ndarray) and points.ndim == 2 and points.shape[1] == 3
+        if not held or points.dtype.kind not in "fiu":
             raise DamagedCloudError(self._where(item), "does not hold points [p, 3]")
         return points.astype(np.float32)
 
