@@ -22,6 +22,7 @@ RECIPES = CONFIG_DIR / "experiment"
 """experiments/, which conf/ has as a group of choices."""
 ROOM_BYTES = 1 << 16
 """A disk with less room than that is full: a file may have failed that needed more than is left."""
+OF_A_RUN = "hydra.run.dir or hydra.sweep.dir, paths.features"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Where Lightning looks for the rank of a process in a distributed run."""
 
@@ -52,11 +53,12 @@ def replacing(path: Path, flushed: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def naming_full_disk(*folders: Path) -> Iterator[None]:
+def naming_full_disk(*folders: Path, settings: str = OF_A_RUN) -> Iterator[None]:
     """Say which disk is full, where a library's exception does not.
 
     Args:
         folders: those that are written into, beside the one for temporary files.
+        settings: what names another folder.
 
     Raises:
         UserError: there is no room on one of their disks, and something failed for it.
@@ -70,7 +72,7 @@ def naming_full_disk(*folders: Path) -> Iterator[None]:
         full = [str(folder) for folder in places if not _has_room(folder)] or map(str, folders)
         raise UserError(
             f"no space is left on the disk of {' or '.join(dict.fromkeys(full))}: free some, or "
-            "choose another folder (hydra.run.dir or hydra.sweep.dir, paths.features, TMPDIR)."
+            f"choose another folder ({settings}, TMPDIR)."
         ) from error
 
 

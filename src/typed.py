@@ -1,6 +1,7 @@
 """Settings that are typed as key=value, for the commands that Hydra does not start."""
 
 import difflib
+import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -39,6 +40,18 @@ def read(kind: type[T], arguments: Sequence[str]) -> T:
         if one.default is MISSING and not values.get(name):
             raise UserError(f"{name}=... is missing: `--help` says what it takes.")
     return kind(**values)
+
+
+def read_command_line(kind: type[T], about: str | None) -> T:
+    """Read what was typed; `--help` prints what a command is about and its settings, and ends it.
+
+    Raises:
+        UserError: as `read`.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{about}\n{kind.__doc__}")
+        raise SystemExit(0)
+    return read(kind, sys.argv[1:])
 
 
 def check_model(folder: str) -> None:

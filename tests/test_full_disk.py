@@ -43,3 +43,4 @@ def test_features_on_a_full_disk_end_in_one_message(tmp_path, small_disk):
     message = refused(done)
     assert "space" in message
     assert str(small_disk) in message
+    assert "{" not in message

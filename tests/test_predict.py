@@ -134,6 +134,12 @@ def test_the_three_formats_hold_the_same_answers(model, flat, tmp_path):
     np.testing.assert_allclose([row["features"] for row in intact], own, rtol=1e-3, atol=1e-4)
 
 
+def npy(header):
+    """Write the beginning of an .npy file."""
+    text = f"{header}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
 def test_classifiers_of_point_clouds_read_npy_files(clouds_model, tmp_path):
     dataset = solids.read({"train": 1, "val": 1, "test": 2}, points=256, seed=0, views=6)
     (folder := tmp_path / "flat").mkdir()
@@ -144,16 +150,21 @@ def test_classifiers_of_point_clouds_read_npy_files(clouds_model, tmp_path):
     outcome, rows = Outcome.read(clouds_model / "outcome.safetensors"), lines(tmp_path / JSONL)
     assert [row["class"] for row in rows] == [outcome.class_names[n] for n in outcome.prediction]
     assert np.shape(rows[0]["features"])[0] == 6
+    np.savez(archive := io.BytesIO(), points=np.zeros((4, 3)))
     damages = {
         3: b"", 4: b"\x93NUMPY", 5: (folder / "005.npy").read_bytes()[:500], 6: "wrong shape",
-        7: "not finite", 8: "a single point",
+        7: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3)"),  # not closed
+        8: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (900000000000, 3), }"),
+        9: archive.getvalue(), 10: "not finite", 11: "a single point",
     }  # fmt: skip
     wrong = [np.zeros((4, 2)), np.full((4, 3), np.nan), np.zeros((1, 3))]
-    for (number, content), array in zip(damages.items(), [None] * 3 + wrong, strict=True):
+    arrays = dict(zip((6, 10, 11), wrong, strict=True))
+    for number, content in damages.items():
+        array = arrays.get(number)
         path = folder / f"{number:03d}.npy"
         path.write_bytes(content) if array is None else np.save(path, array)
     (folder / "notes.jpg").write_text("no point cloud, by its name")
-    assert "6 cannot be read" in answered(*typed, f"output={tmp_path}/{PARQUET}")
+    assert "9 cannot be read" in answered(*typed, f"output={tmp_path}/{PARQUET}")
     frame = pd.read_parquet(tmp_path / PARQUET)
     assert np.flatnonzero(frame["class"] == "damaged").tolist() == list(damages)
     for number, row in enumerate(rows):
@@ -371,6 +382,8 @@ def test_a_full_disk_is_one_message_and_the_answers_go_on_from_there(
     message = refused(predict(*typed, f"output={small_disk}/{JSONL}"))
     assert "space" in message
     assert str(small_disk) in message
+    assert "hydra" not in message
+    assert "{settings}" not in message
     assert not (small_disk / JSONL).exists()
     (small_disk / "taken").unlink()
     subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)

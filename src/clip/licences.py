@@ -11,7 +11,7 @@ NOTES = {
     "webli": "Google's SigLIP models: Apache 2.0 licence.",
     "metaclip": "Meta's MetaCLIP models: CC BY-NC 4.0, not for commercial use.",
 }
-"""By what a tag begins with. As their publishers stated it; not looked up again since."""
+"""By what a tag begins with, from memory: ask the publisher before it matters."""
 UNKNOWN = "The licence of the weights is not known here: ask where they come from."
 OWN = "The weights come with Calipers: MIT licence."
 
@@ -25,5 +25,6 @@ def licence(pretrained: str | None, architecture: str) -> str:
     """
     if architecture.startswith(f"{LOCAL_DIR}{ROOT}/"):
         return OWN
-    known = [note for tag, note in NOTES.items() if pretrained and pretrained.startswith(tag)]
+    tag = pretrained if pretrained and not {".", "/"} & set(pretrained) else ""  # or a file
+    known = [note for start, note in NOTES.items() if tag.startswith(start)]
     return known[0] if known else UNKNOWN

@@ -3,13 +3,12 @@
 Pictures stay on this machine, and are removed once they are classified.
 """
 
-import sys
 from importlib.util import find_spec
 
 from src.command_line import run_command
 from src.demo.settings import Settings
 from src.errors import UserError
-from src.typed import read
+from src.typed import read_command_line
 
 
 def main() -> None:
@@ -18,10 +17,7 @@ def main() -> None:
     Raises:
         UserError: a setting or the classifier is wrong, gradio is missing, or the port is in use.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"{__doc__}\n{Settings.__doc__}")
-        return
-    settings = read(Settings, sys.argv[1:])
+    settings = read_command_line(Settings, __doc__)
     if find_spec("gradio") is None:
         raise UserError('the demo needs the package gradio: pip install "calipers[demo]"')
     from src.demo import server  # with torch, which mistakes need not wait for

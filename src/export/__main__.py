@@ -5,11 +5,9 @@ adapted, without the text tower. How images are prepared stands in it, and a sma
 it does so. A file that does not answer as the original does is not left.
 """
 
-import sys
-
 from src.command_line import run_command
 from src.export.settings import Settings
-from src.typed import read
+from src.typed import read_command_line
 
 
 def main() -> None:
@@ -19,10 +17,7 @@ def main() -> None:
         UserError: a setting or the classifier is wrong, the extra is not installed, the method
             cannot be exported, or the file answers otherwise than the original.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"{__doc__}\n{Settings.__doc__}")
-        return
-    settings = read(Settings, sys.argv[1:])
+    settings = read_command_line(Settings, __doc__)
     from src.export import work  # with torch, which mistakes need not wait for
 
     work.run(settings)

@@ -3,11 +3,9 @@
 Answers are written while they are found; started again, the command continues where it stopped.
 """
 
-import sys
-
 from src.command_line import run_command
 from src.predict.settings import Settings
-from src.typed import read
+from src.typed import read_command_line
 
 
 def main() -> None:
@@ -16,10 +14,7 @@ def main() -> None:
     Raises:
         UserError: a setting, the classifier or the list of images is wrong.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"{__doc__}\n{Settings.__doc__}")
-        return
-    settings = read(Settings, sys.argv[1:])
+    settings = read_command_line(Settings, __doc__)
     from src.predict import work  # with torch, which mistakes need not wait for
 
     work.run(settings)

@@ -41,7 +41,7 @@ def run(settings: Settings) -> None:
     suffixes = EXTENSIONS if model.about.view_weights is None else CLOUDS
     written = [output, beside(output, PART), beside(output, LOCK)]
     pictures = find(settings.images, suffixes, model.class_names, written)
-    with claim(output), naming_full_disk(output.parent):
+    with claim(output), naming_full_disk(output.parent, settings="output"):
         print(classify(model, pictures, settings))
 
 

@@ -133,3 +133,37 @@ def test_real_clip_features_give_the_known_accuracies(lvis, shots, at_one, by_va
     best = [alpha for alpha in VALUES if found[alpha] == max(found.values())]
     head.choose({"alpha": min(best, key=lambda alpha: abs(math.log(alpha)))})
     assert accuracy(test, test_label) == pytest.approx(by_validation, abs=0.005)
+
+
+def test_new_classes_are_made_of_text_and_the_samples_near_it():
+    """The statistics of the release's script for base and new classes, class by class."""
+    generator = np.random.default_rng(0)
+    width, alpha, scale = 12, 0.3, 20.0
+    crops = torch.from_numpy(generator.normal(size=(2, 50, width)))
+    support = Support({"global": crops.float()}, torch.arange(50) % 5)
+    text = torch.from_numpy(generator.normal(size=(5, width))).float()
+    new = torch.from_numpy(generator.normal(size=(3, width))).float()
+    head = Gda(text, scale, alpha)
+    head.prepare(support)
+    other = head.for_classes({"text": new, "logit_scale": scale}, {"alpha": alpha}, support)
+
+    samples = crops.float().double().numpy().reshape(-1, width)
+    samples = samples / np.linalg.norm(samples, axis=1, keepdims=True)
+    means, precisions = [], []
+    unit = (new.double() / new.double().norm(dim=1, keepdim=True)).numpy()
+    for word in unit:
+        near = sorted(samples, key=lambda sample: -(sample @ word))[:64]
+        means.append((sum(near) + 16 * word) / 80)
+        covariance = sum(np.outer(sample - word, sample - word) for sample in near) / 63
+        ridge = 63 * covariance + np.trace(covariance) * np.eye(width)
+        precisions.append(width * np.linalg.pinv(ridge))
+    precision = sum(precisions) / len(precisions)
+    images = generator.normal(size=(7, width))
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    for image, found in zip(images, other(torch.from_numpy(images).float()), strict=True):
+        expected = [
+            scale * image @ word
+            + alpha * (image @ precision @ mean - np.log(3) - mean @ precision @ mean / 2)
+            for word, mean in zip(unit, means, strict=True)
+        ]
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-4, rtol=1e-4)

@@ -124,7 +124,7 @@ def test_every_method_answers_for_new_classes(divided, plain, method):
     _, new = plain
     if method not in (*OF_FEATURES, "gda"):  # bound to its classes: zero-shot CLIP
         assert found.metrics["new_accuracy"] == pytest.approx(new, abs=1e-3)
-    assert found.metrics["new_accuracy"] > new - 15
+    assert found.metrics["new_accuracy"] > new - 1
 
 
 def test_a_context_learned_on_base_classes_is_read_by_new_ones(tmp_path):
@@ -268,8 +268,19 @@ def test_of_an_odd_number_of_classes_the_larger_half_is_base(tmp_path):
     assert sorted({*new["label"].tolist()}) == [0, 1]
 
 
-def test_heads_without_a_rule_of_their_own_say_whether_they_carry_over():
+def test_only_gda_has_a_rule_of_its_own_for_new_classes():
     own_rule = {"Gda", "MultiView"}
     for path in (CONFIG_DIR / "method").glob("*.yaml"):
         head = get_class(compose([f"method={path.stem}"]).method.head["_target_"])
         assert (head.for_classes is Head.for_classes) == (head.__name__ not in own_rule)
+
+
+@pytest.mark.parametrize(("selection", "per_class"), [("val_few_shot", 4), ("val_shots", 6)])
+def test_as_many_validation_images_as_the_selection_says(tmp_path, selection, per_class):
+    """With 6 shots, what calibrates is what the selection looks at."""
+    done = calipers(
+        tmp_path, "method=zero_shot", f"selection={selection}", "shots=6",
+        "calibrate=temperature", "logger=none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path)["calibration"]["images"] == 10 * per_class
