@@ -499,7 +499,9 @@ def test_a_mistake_ends_in_one_message(few, tmp_path, capsys, typed, message):
 
 
 def test_help_lists_the_settings(capsys):
-    export("--help")
+    with pytest.raises(SystemExit) as ended:
+        export("--help")
+    assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "python -m src.export" in told
     assert all(f"    {name}: " in told for name in settings.Settings.__annotations__)
