@@ -28,6 +28,7 @@ from src.data.images import Item
 from src.errors import UserError
 from src.features.precomputed import Rows
 from src.features.source import ImageFeatures
+from src.heads.base import answers_alone
 from src.hints import without_hints
 from src.job import assembly, calibrating
 from src.job.clock import Clock
@@ -113,6 +114,11 @@ def fit(
             trainer=partial(make_trainer, cfg, logger=False, progress=progress),
         )
         head = assembly.make_head(cfg, source)
+        if not answers_alone(head):
+            raise UserError(
+                f"method={method} looks at test images together, or at crops of them, and there is "
+                "no classifier of single pictures: choose another one."
+            )
         module = assembly.make_method(cfg, head, len(names))
         shown = assembly.make_support(cfg, source, head)
         data = assembly.make_data(cfg, source, module.inputs, shown, NOTHING)

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 import re
 import shlex
 import sys
@@ -75,6 +76,10 @@ ALL_CLASSES = "all_classes"
 """The protocol of runs from before there were others."""
 
 
+TASKS = "tasks"
+"""The protocol of small tasks."""
+
+
 CHOICES = {"calibrate": ("temperature",), "conformal": ("lac", "aps", "raps")}
 """What these settings may be, beside null."""
 
@@ -92,6 +97,7 @@ def config_hash(cfg: DictConfig) -> str:
     own, as the method's settings are.
     """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
+    del relevant["stream"]  # it is among the settings of the methods that see a stream
     for described in ("settings", "about"):
         relevant["method"].pop(described, None)
     for added in ("descriptors", "waffle"):
@@ -108,7 +114,8 @@ def config_hash(cfg: DictConfig) -> str:
         relevant["method"] = cfg.method.name
     if not draws_images(cfg):
         del relevant["shots"]
-        if cfg.conformal is None or cfg.ckpt_path is not None:
+        calibrates = cfg.conformal is not None and cfg.ckpt_path is None
+        if not (calibrates or draws_passes(cfg)):
             del relevant["seed"]
     content = json.dumps(relevant, sort_keys=True).replace(str(ROOT), "")
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -124,6 +131,11 @@ def draws_images(cfg: DictConfig) -> bool:
     looked_at = {selection_of(cfg), cfg.selection.name if cfg.calibrate is not None else None}
     few_shot = cfg.method.support is not None or not looked_at.isdisjoint(FEW_SHOT_VALIDATION)
     return few_shot and cfg.ckpt_path is None
+
+
+def draws_passes(cfg: DictConfig) -> bool:
+    """Say whether it depends on `seed` in which order or parts the test images are shown."""
+    return cfg.protocol.name == TASKS or cfg.method.get("stream") is not None
 
 
 def selection_of(cfg: DictConfig) -> str:
@@ -159,9 +171,16 @@ def searches_views(cfg: DictConfig) -> bool:
 
 
 def protocol_of(cfg: DictConfig) -> str:
-    """Name the protocol of a run as its record does, with how imbalanced support sets are drawn."""
-    imbalance = cfg.protocol.imbalance
-    return str(cfg.protocol.name if imbalance is None else f"{cfg.protocol.name}_{imbalance}")
+    """Name the protocol of a run as its record does.
+
+    That of imbalanced support sets has how they are drawn; streams that are not simply shuffled
+    have one of their own.
+    """
+    protocol, stream = cfg.protocol, cfg.method.get("stream")
+    if stream is not None and stream.name != "shuffled" and protocol.name == ALL_CLASSES:
+        return f"stream_{stream.name}"
+    imbalance = protocol.imbalance
+    return str(protocol.name if imbalance is None else f"{protocol.name}_{imbalance}")
 
 
 def run_group(cfg: DictConfig) -> str:
@@ -183,6 +202,8 @@ def _other_protocol(cfg: DictConfig) -> list[str]:
 def _job_name(*, _root_: DictConfig) -> str:
     """`${job_name:}`: what tells a job of a sweep from the others."""
     drawn = [_root_.shots, _root_.seed] if draws_images(_root_) else []
+    if not drawn and draws_passes(_root_):
+        drawn = [_root_.seed]
     names = (_root_.dataset.name, _root_.backbone.name, _root_.method.name)
     return "-".join(map(str, [*names, *drawn, config_hash(_root_)]))
 
@@ -257,6 +278,7 @@ def validate(cfg: DictConfig) -> None:
     _check_selection(cfg)
     _check_calibration(cfg)
     _check_protocol(cfg)
+    _check_passes(cfg)
     _check_prompts(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise UserError(f"the checkpoint ckpt_path={cfg.ckpt_path} is missing.")
@@ -334,6 +356,11 @@ def _check_protocol(cfg: DictConfig) -> None:
             f"protocol.imbalance={protocol.imbalance} is no way of protocol={protocol.name}: give "
             "relaxed or realistic to protocol=imbalanced, and nothing to others."
         )
+    if cfg.protocol.name == TASKS and cfg.conformal is not None:
+        raise UserError(
+            f"conformal={cfg.conformal} needs each test image once, and protocol={TASKS} shows "
+            "them in small tasks: leave one of them out."
+        )
     elsewhere = protocol.name in ("cross_dataset", "shift")
     if elsewhere and not cfg.eval_dataset:
         raise UserError(
@@ -345,6 +372,37 @@ def _check_protocol(cfg: DictConfig) -> None:
             f"protocol={protocol.name} tests on its own dataset: leave eval_dataset out, or choose "
             "protocol=cross_dataset or shift."
         )
+
+
+def _check_passes(cfg: DictConfig) -> None:
+    protocol, stream = cfg.protocol, cfg.stream
+    names = sorted(path.stem for path in (CONFIG_DIR / "stream").glob("*.yaml"))
+    if stream.name not in names:
+        raise UserError(
+            f"stream.name={stream.name} is unknown: choose stream={' or '.join(names)}."
+        )
+    require_integer("stream.orders", stream.orders, least=1)
+    for name in ("batch_size", "slots"):
+        if stream.get(name) is not None:
+            require_integer(f"stream.{name}", stream[name], least=1)
+    concentration = stream.get("concentration", 1)
+    if not isinstance(concentration, int | float) or not 0 < concentration < math.inf:
+        raise UserError(
+            f"stream.concentration={concentration} is no number above 0: give one, as 0.1."
+        )
+    if protocol.name != TASKS:
+        return
+    for name in ("tasks", "images"):
+        require_integer(f"protocol.{name}", protocol.get(name), least=1)
+    bounds = protocol.get("classes")
+    bounds = OmegaConf.to_container(bounds) if OmegaConf.is_config(bounds) else bounds
+    match bounds:
+        case [int(least), int(most)] if 1 <= least <= most:
+            return
+    raise UserError(
+        f"protocol.classes={bounds} are no two numbers of classes, at least and at most: give them "
+        "as 'protocol.classes=[3,10]'."
+    )
 
 
 @cache

@@ -99,6 +99,12 @@ def _identity(backbone: Any) -> tuple[str, str | None]:
     return str(backbone.architecture), None if pretrained is None else str(pretrained)
 
 
+def _stream_batch(default: int, *, _root_: DictConfig) -> int:
+    """`${stream_batch:32}`: how many images of a stream arrive together, by default as many."""
+    given = _root_.stream.batch_size
+    return default if given is None else given
+
+
 def _threshold(value: int, table: Mapping[int, Any]) -> Any:
     """`${threshold:${shots},{1: 50, 8: 200}}`: the entry of the largest key not above the value."""
     return table[max(key for key in table if key <= max(value, min(table)))]
@@ -111,6 +117,7 @@ def _collection(name: str) -> str:
 
 OmegaConf.register_new_resolver("settings", _setting, replace=True)
 OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True)
+OmegaConf.register_new_resolver("stream_batch", _stream_batch, replace=True)
 OmegaConf.register_new_resolver("threshold", _threshold, replace=True)
 OmegaConf.register_new_resolver("collection", _collection, replace=True)
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)

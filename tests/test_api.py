@@ -19,8 +19,8 @@ from src.errors import UserError
 from src.files import CONFIG_DIR
 from src.job.composing import compose_plainly
 from tests.cli import calipers
+from tests.heads.contract import METHODS
 
-METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 TEMPLATES = ['a photo of the number: "{}".']
 TRAINED = ("clip_adapter", "coop", "prolip", "lp_plus_plus")
 

@@ -20,15 +20,12 @@ from src.classifier.folder import ABOUT, STATE, About, read_about, read_state, s
 from src.config import compose, method_yaml
 from src.data import solids
 from src.errors import UserError
-from src.files import CONFIG_DIR
 from src.heads.multi_view import MultiView
 from src.results.outcome import Outcome, wilson_interval
 from tests import replica
 from tests.cli import calipers, jobs, run
-from tests.heads.contract import IMAGES, NAMES, VIEWS, build, features, given, logits
+from tests.heads.contract import ALONE, IMAGES, NAMES, VIEWS, build, features, given, logits
 from tests.shared import SHARED, needs_shared
-
-METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 
 
 def about(method, head, settings):
@@ -39,7 +36,7 @@ def about(method, head, settings):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALONE)
 def test_every_head_is_built_again_without_its_support_set(tmp_path, monkeypatch, method):
     node = compose([f"method={method}"]).method.head
     head = build(node).eval()
@@ -129,13 +126,13 @@ JOINT = "pointclip"
 
 @pytest.fixture(scope="module")
 def runs_of_the_others(data, tmp_path_factory):
-    others = [method for method in METHODS if method not in (*QUICK, JOINT)]
+    others = [method for method in ALONE if method not in (*QUICK, JOINT)]
     folder = tmp_path_factory.mktemp("others")
     return adapt(folder, others, "dataset=dtd", *replica.TINY, f"paths.data={data}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [one for one in METHODS if one not in (*QUICK, JOINT)])
+@pytest.mark.parametrize("method", [one for one in ALONE if one not in (*QUICK, JOINT)])
 def test_every_other_method_answers_as_its_run_did(runs_of_the_others, flat, method):
     agree(runs_of_the_others[method], flat)
 
@@ -145,7 +142,7 @@ COUNTS = "{train: 2, val: 1, test: 2}"
 SOLIDS = ("dataset=solids", f"dataset.points={POINTS}", f"dataset.per_class={COUNTS}")
 ON_CLOUDS = [
     method
-    for method in METHODS
+    for method in ALONE
     if get_class(method_yaml(method).head["_target_"]).depth_maps != "refused"
 ]
 

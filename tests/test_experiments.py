@@ -31,6 +31,12 @@ SMALLER = {
     "offline_demo": ["dataset=digits,letters", "backbone=tiny", "shots=1"],
     "methods_2026_offline": ["dataset=digits", "shots=2", "++method.training.epochs=3"],
     "methods_2026": ["dataset=caltech101", "shots=2", "++method.training.epochs=3"],
+    "unlabelled_images": ["dataset=caltech101", "stream.orders=2", "++method.test_crops.crops=4"],
+    "unlabelled_images_offline": [
+        "dataset=digits",
+        "stream.orders=2",
+        "++method.test_crops.crops=4",
+    ],
     "base_to_new": ["++method.training.epochs=2"],
     "base_to_new_offline": ["dataset=digits", "shots=2", "++method.training.epochs=2"],
     "cross_dataset": ["eval_dataset=[caltech101]", "++method.training.epochs=2"],
@@ -95,6 +101,7 @@ def test_a_recipe_runs_in_miniature(name, data, features, tmp_path, monkeypatch,
     arguments += ["seed=1"] if "seed" in params else []
     embedded = (
         "demo", "offline_demo", "methods_2026_offline", "solids_demo", "base_to_new_offline",
+        "unlabelled_images_offline",
     )  # fmt: skip
     on_replicas = [] if name in embedded else replica.TINY
     argv = [f"+experiment={name}", *below(tmp_path), f"paths.data={data}"]

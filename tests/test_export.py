@@ -27,16 +27,16 @@ from src.data.images import as_rgb
 from src.errors import UserError
 from src.export import comparison, description, example, formats, settings, work
 from src.export.__main__ import main
-from src.files import CONFIG_DIR, ROOT
+from src.files import ROOT
 from src.heads.calip import Calip
 from src.heads.prolip import ProLip
 from src.heads.zero_shot import ZeroShot
 from tests import replica
 from tests.cli import calipers, jobs, run
+from tests.heads.contract import ALONE
 
-METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 FEW = ("zero_shot", "calip", "coop")
-REST = tuple(method for method in METHODS if method not in (*FEW, "pointclip"))
+REST = tuple(method for method in ALONE if method not in (*FEW, "pointclip"))
 REST_OF_CLOUDS = ("calip", "tip_adapter", "coop", "plot", "prolip")
 SOLIDS = (
     "dataset=solids", "dataset.points=256", "dataset.per_class={train: 3, val: 1, test: 1}",

@@ -110,7 +110,11 @@ def read_about(path: Path) -> About:
     Raises:
         UserError: it is missing, was altered, or is of a later version.
     """
-    content = read_json(path, "Give the folder of a run that ended, or its classifier/.")
+    content = read_json(
+        path,
+        "Give the folder of a run that ended, or its classifier/. Methods that look at test images "
+        "together, or at crops of them, leave none.",
+    )
     try:
         version, signature = int(content["format"]), content.pop("signature")
         if version > FORMAT:

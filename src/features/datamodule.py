@@ -10,12 +10,16 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from src.features.passes import Passes
+
 Drawing = Literal["images", "pooled", "whole"]
 """How the batches of a training are drawn. `images`: shuffled, in each epoch the next crop of every
 image. `pooled`: every crop is a sample of its own, and an epoch has as many batches as with
 `images`, from a fresh shuffle of all crops. `whole`: all images at once, in each epoch the next
 crop of every image."""
 DRAWINGS: tuple[str, ...] = get_args(Drawing)
+READ_AT_ONCE = 64
+"""Rows that are read together where only some of their tensors are kept."""
 
 
 class Features(Protocol):
@@ -53,29 +57,56 @@ class ChosenRows:
 class FeatureBatches(Dataset[dict[str, Tensor]]):
     """Consecutive rows, one batch per item: `inputs` in float32, `row`, and `label` if known."""
 
-    def __init__(
-        self,
-        features: Features,
-        inputs: Sequence[str],
-        batch_size: int,
-        order: Int[Tensor, " n"] | None = None,
-    ) -> None:
-        """Divide `features` into batches, in the given `order` of the rows or in their own."""
-        self.row = torch.arange(len(features)) if order is None else order
-        self.features = features if order is None else ChosenRows(features, order)
-        self.inputs, self.batch_size = inputs, batch_size
+    def __init__(self, features: Features, inputs: Sequence[str], batch_size: int) -> None:
+        self.features, self.inputs, self.batch_size = features, inputs, batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self.row) / self.batch_size)
+        return math.ceil(len(self.features) / self.batch_size)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         start = index * self.batch_size
-        stop = min(start + self.batch_size, len(self.row))
+        stop = min(start + self.batch_size, len(self.features))
         rows = self.features.rows(start, stop)
-        batch = {name: rows[name].to(torch.float32) for name in self.inputs}
-        if "label" in rows:
-            batch["label"] = rows["label"]
-        return batch | {"row": self.row[start:stop]}
+        return _batch(rows, self.inputs) | {"row": torch.arange(start, stop)}
+
+
+class PassBatches(Dataset[dict[str, Tensor]]):
+    """Passes over features, one batch per item: as of `FeatureBatches`, and `pass`, its number.
+
+    The features lie in memory, for the rows of a pass may be anywhere.
+    """
+
+    def __init__(self, features: Features, inputs: Sequence[str], passes: Passes) -> None:
+        self.features, self.inputs = in_memory(features, [*inputs, "label"]), inputs
+        self.batches = [
+            (number, rows)
+            for number, of_pass in enumerate(passes.rows)
+            for rows in torch.split(of_pass, passes.batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        number, rows = self.batches[index]
+        found = {name: tensor[rows] for name, tensor in self.features.items()}
+        return _batch(found, self.inputs) | {"row": rows, "pass": torch.tensor(number)}
+
+
+def in_memory(features: Features, names: Sequence[str]) -> dict[str, Tensor]:
+    """Read all rows of some tensors, as they are stored; others are left where they lie."""
+    pieces: dict[str, list[Tensor]] = {name: [] for name in names}
+    for start in range(0, len(features), READ_AT_ONCE):
+        rows = features.rows(start, min(start + READ_AT_ONCE, len(features)))
+        for name in names:
+            if name in rows:
+                pieces[name].append(rows[name].clone())
+    return {name: torch.cat(rows) for name, rows in pieces.items() if rows}
+
+
+def _batch(rows: dict[str, Tensor], inputs: Sequence[str]) -> dict[str, Tensor]:
+    batch = {name: rows[name].to(torch.float32) for name in inputs}
+    return batch | ({"label": rows["label"]} if "label" in rows else {})
 
 
 class SupportBatches(Dataset[dict[str, Tensor]]):
@@ -199,8 +230,8 @@ class FeatureDataModule(LightningDataModule):
     """Loaders of features for the things that a method does with them.
 
     Attributes:
-        test_order: the order in which a test or a prediction sees the rows, int64 `[n]`; None: that
-            of the split. For methods that see the test images as a stream.
+        test_passes: how a test shows the rows; None: once, in the order of the split. For methods
+            that see more of the unlabelled test images than one at a time, and for small tasks.
     """
 
     def __init__(
@@ -213,7 +244,7 @@ class FeatureDataModule(LightningDataModule):
         train_batch_size: int = 1,
         drop_last: bool = False,
         seed: int = 0,
-        test_order: Int[Tensor, " n"] | None = None,
+        test_passes: Passes | None = None,
         drawing: Drawing = "images",
     ) -> None:
         """Take the features apart into what is tested, selected and trained on.
@@ -227,14 +258,14 @@ class FeatureDataModule(LightningDataModule):
             train_batch_size: rows per step of training.
             drop_last: leave a last, smaller batch of training out, as `ShuffledCrops` does.
             seed: decides the order of training.
-            test_order: see the attribute.
+            test_passes: see the attribute.
             drawing: how batches of training are drawn; `whole` needs no `train_batch_size`.
         """
         super().__init__()
         self.inputs, self.rows_per_batch = inputs, batch_size
         self.test, self.validation, self.train = test, validation, train
         self.train_rows_per_batch, self.drop_last = train_batch_size, drop_last
-        self.seed, self.test_order, self.drawing = seed, test_order, drawing
+        self.seed, self.test_passes, self.drawing = seed, test_passes, drawing
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         assert self.train is not None
@@ -256,13 +287,14 @@ class FeatureDataModule(LightningDataModule):
         return [] if self.validation is None else self._loader(self.validation)
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader(self.test, self.test_order)
+        if self.test_passes is None:
+            return self._loader(self.test)
+        shown = PassBatches(self.test, self.inputs, self.test_passes)
+        return DataLoader(shown, batch_size=None)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self.test_dataloader()
+        return self._loader(self.test)
 
-    def _loader(
-        self, features: Features, order: Int[Tensor, " n"] | None = None
-    ) -> DataLoader[dict[str, Tensor]]:
-        batches = FeatureBatches(features, self.inputs, self.rows_per_batch, order)
+    def _loader(self, features: Features) -> DataLoader[dict[str, Tensor]]:
+        batches = FeatureBatches(features, self.inputs, self.rows_per_batch)
         return DataLoader(batches, batch_size=None)

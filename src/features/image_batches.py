@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.clip.crops import Crop
-from src.data.images import DamagedImageError, ImageDataset
+from src.data.images import DamagedImageError, ImageDataset, Item
 from src.data.point_clouds import DamagedCloudError
 from src.errors import UserError
 from src.store.writer import EntryWriter
@@ -33,6 +33,9 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
     cannot be read, the item is the `UserError` that says so: if it were raised here, inside a
     loader's worker process, the message would be hidden by the worker's traceback. Where there
     is a `blank`, it stands for an image that cannot be decoded, whose label is `SKIPPED`.
+
+    The image that was opened last is kept: where the crops of an image follow each other, it is
+    decoded once for all of them, in as far as one process makes them.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
     ) -> None:
         self.dataset, self.crops, self.transform, self.batches = dataset, crops, transform, batches
         self.blank = blank
+        self._last: tuple[Item, Any, int] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -59,12 +63,19 @@ class ImageBatches(Dataset[dict[str, Any] | UserError]):
         return {"shard": shard, "images": torch.stack(images), "label": torch.tensor(label)}
 
     def _look(self, crop: Crop) -> tuple[Tensor, int]:
+        if self._last is None or self._last[0] != crop.item:
+            self._last = None  # Two large images need not be in memory at once.
+            self._last = (crop.item, *self._open(crop.item))
+        _, image, label = self._last
+        return self.transform(image, crop), label
+
+    def _open(self, item: Item) -> tuple[Any, int]:
         try:
-            return self.transform(self.dataset.load(crop.item), crop), crop.item.label
+            return self.dataset.load(item), item.label
         except (DamagedImageError, DamagedCloudError):
             if self.blank is None:
                 raise
-            return self.transform(self.blank, crop), SKIPPED
+            return self.blank, SKIPPED
 
 
 class ListedBatches(LightningDataModule):

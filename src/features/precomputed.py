@@ -7,7 +7,8 @@ A folder with
   and anything else about the origin,
 - `text.safetensors`: `text` `[c, d]`, and optionally `raw_text` `[c, d]` (below),
 - `test.safetensors`, and optionally `train.safetensors` and `val.safetensors`, each with `global`
-  `[n, d]`, `label` int64 `[n]`, and optionally `spatial` `[n, s, d]`.
+  `[n, d]`, `label` int64 `[n]`, and optionally `spatial` `[n, s, d]`. `test` and `val` may also
+  hold `crops` `[n, k, d]`, k crops of each image, the first of which is the whole image.
 
 Features may have any floating-point type and any length. `train` may hold `[v, n, d]`, v crops of
 each image.
@@ -209,6 +210,8 @@ class PrecomputedFeatures:
 
     def _check(self, path: Path, tensors: dict[str, Tensor]) -> None:
         label, width = tensors["label"], self.text.shape[1]
+        if "crops" in tensors and tensors["crops"].shape[1] < 2:
+            raise UserError(f"{path}: crops has one crop of each image: give 2 or more.")
         for name, tensor in tensors.items():
             if len(tensor) != len(label) or len(label) == 0:
                 raise UserError(
@@ -244,7 +247,7 @@ def _dimensions(inputs: Sequence[str]) -> dict[str, int | None]:
     Raises:
         UserError: the format has no such feature.
     """
-    known: dict[str, int | None] = {"spatial": 3}
+    known: dict[str, int | None] = {"spatial": 3, "crops": 3}
     beside = [name for name in inputs if name != "global"]
     if unknown := [name for name in beside if name not in known]:
         raise UserError(

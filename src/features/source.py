@@ -10,11 +10,11 @@ from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from lightning import Trainer
 from torch import Tensor
 
-from src.clip.crops import AnyAugmentation, Augmentation, Crop
+from src.clip.crops import AnyAugmentation, Augmentation
 from src.clip.model import FrozenClip
 from src.clip.precision import FLOAT32, resolve
 from src.clip.text_tower import TextTower
@@ -25,12 +25,13 @@ from src.data.images import DamagedImageError, ImageDataset, Item
 from src.errors import UserError
 from src.features.datamodule import ChosenRows, Features
 from src.features.image_batches import SKIPPED
+from src.features.image_crops import CROPS, SETTINGS, CropRows, ImageCrops
+from src.features.plan import Plan, crop_by_crop
 from src.store.entry import FeatureEntry
 from src.store.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
-BATCHES_PER_SHARD = 4
 INFERENCE = "inference"
 """Names open_clip's own transform, which is determined by the weights."""
 ALWAYS = "global"
@@ -142,6 +143,7 @@ class ImageFeatures:
         store: FeatureStore,
         trainer: Callable[..., Trainer],
         skip_damaged: bool = False,
+        test_crops: ImageCrops | None = None,
     ) -> None:
         """Name what the features depend on; nothing is read or computed yet.
 
@@ -157,13 +159,14 @@ class ImageFeatures:
             store: where features are kept.
             trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
             skip_damaged: leave images out that cannot be decoded; else they are a `UserError`.
+            test_crops: how `crops` are drawn; None where no feature of that name is needed.
         """
         self.class_names = dataset.class_names
         self._name, self._dataset, self._prompts = name, dataset, prompts
         self._backbone, self._architecture, self._pretrained = backbone, architecture, pretrained
         self._asked_precision, self._batch_size = precision, batch_size
         self._store, self._trainer = store, trainer
-        self._skip_damaged = skip_damaged
+        self._skip_damaged, self._test_crops = skip_damaged, test_crops
         self.skipped_images: dict[str, str] = {}
 
     @property
@@ -283,6 +286,8 @@ class ImageFeatures:
         inputs: Sequence[str],
         augmentation: AnyAugmentation | None = None,
     ) -> Features:
+        if CROPS in inputs:
+            return self._crops(split, items, inputs)
         fingerprint = self._dataset.fingerprint(items)
         # An entry that holds more features than needed serves as well; the largest comes first.
         keys = [
@@ -293,20 +298,55 @@ class ImageFeatures:
         # Where another process extracts more, its entry is worth waiting for.
         entry = entry or next(filter(None, map(self._store.open_written, larger)), None)
         if entry is None:
-            self._extract(smallest, items, augmentation)
+            self._extract(smallest, crop_by_crop(items, augmentation, self._batch_size))
             entry = self._existing(smallest)
-        return self._without_damaged(entry, items)
+        damaged = (entry.tensor("label").reshape(-1, len(items)) == SKIPPED).any(dim=0)
+        return self._without_damaged(entry, entry, damaged, items)
 
-    def _without_damaged(self, entry: FeatureEntry, items: Sequence[Item]) -> Features:
-        """Leave out all crops of the images that were skipped when `entry` was made.
+    def _crops(self, split: str, items: Sequence[Item], inputs: Sequence[str]) -> Features:
+        """Give the crops of each image that are called `crops`, out of an entry of their own.
+
+        Raises:
+            UserError: how to draw them is not said, or the disk lacks the space.
+        """
+        drawn = self._test_crops
+        if drawn is None:
+            raise UserError(
+                f"the method looks at several crops of each image, and {SETTINGS} is missing: give "
+                f"'+{SETTINGS}={{crops: 64, min_scale: 0.08, horizontal_flip: true}}'."
+            )
+        if beside := set(inputs) - {CROPS, ALWAYS}:
+            raise TypeError(f"{CROPS} are stored with {ALWAYS} features alone, not {beside}")
+        key = self._key(f"{split}_crops", self._dataset.fingerprint(items), [ALWAYS])
+        others = self._preprocessing(drawn.augmentation)
+        key["preprocessing"] = drawn.described(key["preprocessing"], others)
+        entry = self._store.open(key)
+        if entry is None:
+            self._extract(key, drawn.plan(items, self._batch_size, self.text.shape[1]))
+            entry = self._existing(key)
+        damaged = (entry.tensor("label").reshape(len(items), -1) == SKIPPED).any(dim=1)
+        return self._without_damaged(entry, CropRows(entry, drawn.crops), damaged, items)
+
+    def _without_damaged(
+        self,
+        entry: FeatureEntry,
+        features: Features,
+        damaged: Bool[Tensor, " n"],
+        items: Sequence[Item],
+    ) -> Features:
+        """Leave out all rows of the images that were skipped when `entry` was made.
+
+        Args:
+            entry: what `features` are read from.
+            features: one row for each of `items`, or several times all of them.
+            damaged: which of the items were skipped.
+            items: the images.
 
         Raises:
             UserError: such images must not be skipped, none would be left, or one is intact now.
         """
-        label = entry.tensor("label")
-        damaged = (label.reshape(-1, len(items)) == SKIPPED).any(dim=0)
         if not damaged.any():
-            return entry
+            return features
         known = len(self.skipped_images)
         for row in damaged.nonzero().flatten().tolist():
             self._skip(items[row], entry)
@@ -319,8 +359,8 @@ class ImageFeatures:
             where = f"{self._name}/{entry.manifest['key']['split']}"
             count = int(damaged.sum())
             log.warning("%s: %d of %d images cannot be decoded: left out", where, count, len(items))
-        kept = ~damaged.repeat(len(label) // len(items))
-        return ChosenRows(entry, kept.nonzero().flatten())
+        kept = ~damaged.repeat(len(features) // len(items))
+        return ChosenRows(features, kept.nonzero().flatten())
 
     def _skip(self, item: Item, entry: FeatureEntry) -> None:
         try:
@@ -335,34 +375,27 @@ class ImageFeatures:
                 f"the folder {entry.path}, and they are extracted again."
             )
 
-    def _extract(
-        self,
-        key: dict[str, Any],
-        items: Sequence[Item],
-        augmentation: AnyAugmentation | None,
-    ) -> None:
+    def _extract(self, key: dict[str, Any], plan: Plan) -> None:
         from src.features.extract import extract
 
-        numbers = [None] if augmentation is None else augmentation.numbers
-        crops = [Crop(item, number) for number in numbers for item in items]
-        rows_per_shard = BATCHES_PER_SHARD * self._batch_size
-        with self._store.writing(key, len(crops), rows_per_shard, self._made_by()) as writer:
+        rows = len(plan.crops), plan.rows_per_shard
+        with self._store.writing(key, *rows, self._made_by()) as writer:
             if not writer.pending:
                 return
-            where = f"{self._name}/{key['split']}"
-            log.info("extracting %s: %d %s with %s", where, len(crops), self._kind, self._backbone)
+            where, what = f"{self._name}/{key['split']}", plan.describe(writer, self._kind)
+            log.info("extracting %s: %s with %s", where, what, self._backbone)
             # Lightning converts a model to a lower precision in place, and text needs float32.
             clip = self.clip if self.precision == FLOAT32 else self._load()
             # A run's own random numbers must not depend on what had to be extracted.
             with torch.random.fork_rng():
                 extract(
                     self._dataset,
-                    crops,
-                    augmentation,
+                    plan.crops,
+                    plan.augmentation,
                     clip,
                     key["features"],
                     writer,
-                    self._batch_size,
+                    plan.rows_per_batch,
                     partial(self._trainer, precision=self.precision),
                     self._skip_damaged,
                 )

@@ -33,6 +33,8 @@ IMAGE_FEATURES = {
     "global": "`[n, d]`, CLIP's image feature, not normalised",
     "spatial": "`[n, s, d]`, a feature of each position in the same space, not normalised",
     "unprojected": "`[n, w]`, what CLIP's last linear layer takes to the global feature",
+    "crops": "`[n, k, d]`, the global features of k crops of a test image, the first of which is "
+    "the image as CLIP itself sees it; `method.test_crops` says how the others are drawn",
 }
 """What `Head.inputs` may name. Point clouds have one more dimension: `[n, v, d]`, v depth maps."""
 
@@ -64,10 +66,15 @@ class Head(nn.Module):
             arguments are the head's settings, one for each key of the YAML's `method.head`.
         searched: settings that may change after construction, by a search. Each is a number and an
             attribute of its own name. Any other setting may be kept in whatever form suits.
+        sees: what `forward` looks at to answer for an image. `image`: that image alone. `stream`:
+            those that came before it as well; calls have the images in the order of their arrival,
+            in whole batches of the setting `batch_size` except for the last, and what the head
+            keeps of them is forgotten by `reset`. `set`: all images of the call, in any order.
         needs_every_class: whether the support set must have an image of every class.
         depth_maps: how point clouds are read. `each`: every depth map is an image of its own and
-            the logits are summed (`src.heads.multi_view`); `joint`: `forward` takes all of a cloud
-            together, `[n, v, ...]`, and gives the logits of each, `[n, v, c]`; `refused`: not.
+            the logits are summed (`src.heads.multi_view`); a head that sees a `set` sees one of
+            each direction. `joint`: `forward` takes all of a cloud together, `[n, v, ...]`, and
+            gives the logits of each, `[n, v, c]`. `refused`: not.
         carries_over: whether what it learns is about features or prompts, and so holds for other
             classes as well, as a context or an adapter does; it is all in parameters then. What
             other heads learn is bound to their classes, as a cache is.
@@ -78,6 +85,7 @@ class Head(nn.Module):
     inputs: tuple[str, ...] = ("global",)
     given: ClassVar[tuple[str, ...]] = ("text", "logit_scale")
     searched: tuple[str, ...] = ()
+    sees: Literal["image", "stream", "set"] = "image"
     needs_every_class: ClassVar[bool] = False
     depth_maps: ClassVar[Literal["each", "joint", "refused"]] = "each"
     carries_over: ClassVar[bool] = False
@@ -180,6 +188,19 @@ class Searchable(Protocol):
 
 
 @runtime_checkable
+class ChoosesWhileAnswering(Protocol):
+    """A head that chooses a setting by validation images, and needs the images to answer for."""
+
+    def validate_on(self, features: Mapping[str, Tensor], label: Int[Tensor, " n"]) -> None:
+        """Keep all validation images, before any is answered for.
+
+        Args:
+            features: by the names of `inputs`, as they are stored.
+            label: of each.
+        """
+
+
+@runtime_checkable
 class Attends(Protocol):
     """A head that attends over the positions of an image, and can show it."""
 
@@ -192,6 +213,11 @@ class Attends(Protocol):
 def in_passes(rows: Tensor, size: int) -> Sequence[Tensor]:
     """Split rows for passes of bounded memory; a graph that is exported has one for all rows."""
     return (rows,) if torch.compiler.is_exporting() else torch.split(rows, size)
+
+
+def answers_alone(head: Head | type[Head]) -> bool:
+    """Say whether an image by itself, as CLIP sees it, is all that a head or its class needs."""
+    return head.sees == "image" and "crops" not in head.inputs
 
 
 def check(head_class: Any, settings: Mapping[str, Any]) -> None:

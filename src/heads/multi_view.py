@@ -38,7 +38,7 @@ class MultiView(Head):
         """
         super().__init__()
         self.head: Any = head
-        self.inputs = head.inputs
+        self.inputs, self.sees = head.inputs, head.sees
         self.searched = (*head.searched, "view_weights")
         self.register_buffer("weights", torch.zeros(len(view_weights)))
         self.view_weights = list(view_weights)
@@ -104,6 +104,9 @@ class MultiView(Head):
         if self.head.depth_maps == "joint":
             joint: Tensor = self.head(*features)
             return joint
+        if self.head.sees == "set":  # the depth maps of one direction are a set of their own
+            views = zip(*(rows.unbind(dim=1) for rows in features), strict=True)
+            return torch.stack([self.head(*view) for view in views], dim=1)
         return self._by_cloud(self.head(*_as_images(features)))
 
     def lines(

@@ -27,6 +27,7 @@ from src.data.prompts import make_prompts, read_descriptors, read_prompts
 from src.data.text_files import listing
 from src.data.waffle import waffle_prompts
 from src.errors import UserError, require_integer
+from src.features import image_crops
 from src.features.datamodule import DRAWINGS, FeatureDataModule, Features, SupportBatches
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
@@ -34,6 +35,7 @@ from src.features.source import FeatureSource, ImageFeatures
 from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
+from src.job import testing
 from src.job.trainer import make_trainer
 from src.methods.base import Method
 from src.methods.search import Search, search_from
@@ -48,11 +50,18 @@ SUPPORT = ("crops", "min_scale", "horizontal_flip", "copies")
 missing, where those are used as they are."""
 
 
+PARTS = {
+    "support": "sees no support set", "training": "is not trained",
+    "test_crops": "sees no crops of test images",
+}  # fmt: skip
+"""Parts of a method that not every one has."""
+
+
 def check_method(cfg: DictConfig) -> None:
     """Check that the method's head keeps its contract and has the settings that it is given.
 
-    A sweep may give settings of the support set to methods that see none, or of the training to
-    those that are not trained: there they are dropped.
+    A sweep may give settings of the support set, of the training or of crops to methods that have
+    none: there they are dropped.
 
     Raises:
         UserError: a setting of the head or of the support set is unknown, or one of the head is
@@ -64,6 +73,7 @@ def check_method(cfg: DictConfig) -> None:
         reason = str(error).splitlines()[0].rstrip(":")
         raise UserError(f"method.head: {reason}. Correct its _target_.") from None
     check(head_class, _settings(cfg))
+    testing.check(cfg, head_class)
     if cfg.protocol.imbalance == "realistic" and head_class.needs_every_class:
         raise UserError(
             f"method={cfg.method.name} needs an image of every class, and protocol.imbalance="
@@ -79,8 +89,8 @@ def check_method(cfg: DictConfig) -> None:
             f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "
             f"are {', '.join(SUPPORT)}."
         )
-    for part, why in (("support", "sees no support set"), ("training", "is not trained")):
-        if cfg.method[part] and _is_without(cfg.method.name, part):
+    for part, why in PARTS.items():
+        if cfg.method.get(part) and _is_without(cfg.method.name, part):
             given = ", ".join(f"method.{part}.{name}" for name in cfg.method[part])
             log.warning("method=%s %s: %s has no effect", cfg.method.name, why, given)
             cfg.method[part] = None
@@ -128,6 +138,7 @@ def make_features(
         store=FeatureStore(Path(cfg.paths.features)),
         trainer=partial(make_trainer, cfg, logger=False),
         skip_damaged=cfg.on_bad_image == "skip",
+        test_crops=image_crops.read(cfg.method.get("test_crops")),
     )
     return source
 
@@ -289,9 +300,9 @@ def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
 
 
 def _is_without(method: str, part: str) -> bool:
-    """Say whether a method's own YAML has no `support`, or no `training`."""
+    """Say whether a method's own YAML has no `support`, `training` or `test_crops`."""
     own = method_yaml(method)
-    return part in own and own[part] is None
+    return bool(own) and own.get(part) is None
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
@@ -317,12 +328,17 @@ def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> list[fl
             f"method={cfg.method.name} is defined for images only, and {cfg.dataset.name} holds "
             "point clouds: choose another method, or pointclip."
         )
-    return None if views is None else _view_weights(cfg, views)
+    return None if views is None else _view_weights(cfg, head_class, views)
 
 
-def _view_weights(cfg: DictConfig, views: int) -> list[float]:
+def _view_weights(cfg: DictConfig, head_class: Any, views: int) -> list[float]:
     """Read `dataset.view_weights`; a search begins with equal ones."""
     weights = cfg.dataset.view_weights
+    if weights == "search" and head_class.sees != "image":
+        raise UserError(
+            f"dataset.view_weights=search: what method={cfg.method.name} answers depends on which "
+            "images it sees together, so no validation image says how. Give uniform, or numbers."
+        )
     if weights == "search" and cfg.selection.name in WITHOUT_VALIDATION:
         raise UserError(
             "dataset.view_weights=search needs point clouds to search on, and "

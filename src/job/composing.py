@@ -46,6 +46,7 @@ def compose_plainly(
             "method": method_yaml(method) or _choice("method", method),
             "dataset": dataset,
             "protocol": _choice("protocol", "all_classes"),
+            "stream": _choice("stream", "shuffled"),
             "trainer": _choice("trainer", "auto"),
             "callbacks": {},
             "logger": {},

@@ -6,12 +6,12 @@ from omegaconf import DictConfig
 
 from src.errors import UserError
 from src.features.class_subset import ClassSubset
-from src.features.datamodule import FeatureDataModule, Features
+from src.features.datamodule import Features
 from src.features.source import FeatureSource
 from src.heads.base import Head
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
-from src.job import assembly
+from src.job import assembly, testing
 from src.job.trainer import make_trainer
 from src.methods.base import Method
 from src.results.protocols import BASE_TO_NEW, harmonic_mean
@@ -58,9 +58,9 @@ def test_new_classes(
     Returns:
         `base_accuracy`, `new_accuracy` and their `harmonic_mean`, in per cent.
     """
-    data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
+    data = testing.make_test_data(cfg, method, test)
     trainer = make_trainer(cfg, logger=False, progress=False)
-    (found,) = trainer.test(method, datamodule=data, verbose=False)
+    found = testing.test(trainer, method, data)
     return {
         "base_accuracy": base_accuracy,
         "new_accuracy": found["accuracy"],

@@ -7,25 +7,31 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from jaxtyping import Float
 from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from src.classifier import folder as classifier
 from src.config import (
     FEW_SHOT_VALIDATION,
     config_hash,
+    draws_passes,
     has_other_prompts,
     protocol_of,
     rerun_command,
     selection_of,
 )
 from src.data.point_clouds import PointClouds
-from src.features.datamodule import FeatureDataModule, Features
+from src.features.datamodule import FeatureDataModule, Features, in_memory
+from src.features.passes import Passes
 from src.features.source import FeatureSource
 from src.files import replacing
+from src.heads.base import answers_alone
+from src.job import testing
 from src.job.assembly import hyperparameters
 from src.job.clock import Clock
 from src.job.describing import describe, given_to
@@ -87,7 +93,7 @@ def make_result(
         settings_from=adapted.get("settings_from", settings_from(cfg)),
         selected_on_test=selection == "test",
         saw_test_images=method.sees_test_images,
-        **tested(method, data.test),
+        **tested(method, data),
         skipped_images=len(source.skipped_images),
         n_classes=len(source.class_names),
         trainable_parameters=method.trainable_parameters(),
@@ -97,7 +103,8 @@ def make_result(
         threads=torch.get_num_threads(),
         points=dataset.points if isinstance(dataset, PointClouds) else None,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
-        zero_shot=zero_shot_accuracy(source) if has_other_prompts(cfg) else None,
+        passes=len(method.answers.accuracy) if draws_passes(cfg) else 0,
+        **beside(cfg, method, data, source.split("test", ["global"]), source.text),
         **published_for(cfg, cfg.dataset.name, shots),
         protocol=protocol_of(cfg),
         calibration=calibration,
@@ -110,23 +117,56 @@ def make_result(
     )
 
 
-def zero_shot_accuracy(source: FeatureSource) -> float | None:
-    """Compute zero-shot CLIP's accuracy (per cent) on the test split; None for point clouds."""
-    if source.n_views is not None:
-        return None
-    test = source.split("test", ["global"])
-    text, right = normalize(source.text, dim=-1), 0
+def beside(
+    cfg: DictConfig,
+    method: Method,
+    data: FeatureDataModule,
+    test: Features,
+    text: Float[Tensor, "c d"],
+) -> dict[str, Any]:
+    """Give what stands beside an accuracy that is hard to judge alone.
+
+    Args:
+        cfg: the run's configuration.
+        method: as it was tested.
+        data: what it was tested on.
+        test: the same images, with their `global` feature.
+        text: of the classes among which it answered.
+    """
+    found: dict[str, Any] = {"zero_shot": None, "class_balance": {}}
+    if method.sees_test_images or has_other_prompts(cfg):
+        found["zero_shot"] = zero_shot_accuracy(method, text, test, data.test_passes)
+    if method.sees_test_images:
+        label = in_memory(data.test, ["label"])["label"]
+        found["class_balance"] = testing.balance(label, data.test_passes)
+    return found
+
+
+def zero_shot_accuracy(
+    method: Method, text: Float[Tensor, "c d"], test: Features, passes: Passes | None
+) -> float:
+    """Compute zero-shot CLIP's accuracy (per cent); the mean over passes, where there are any.
+
+    Depth maps of point clouds have the weights that they have in `method`.
+    """
+    text, right = normalize(text, dim=-1), []
+    weights = getattr(method.head, "weights", None)
     for start in range(0, len(test), ROWS):
         rows = test.rows(start, min(start + ROWS, len(test)))
-        prediction = (rows["global"].float() @ text.T).argmax(dim=1)
-        right += int((prediction == rows["label"]).sum())
-    return 100.0 * right / len(test)
+        features = rows["global"].float()
+        if weights is not None:
+            features = torch.einsum("nvd,v->nd", normalize(features, dim=-1), weights.cpu())
+        right.append((features @ text.T).argmax(dim=1) == rows["label"])
+    found = torch.cat(right).double()
+    each = [found.mean()] if passes is None else [found[rows].mean() for rows in passes.rows]
+    return 100.0 * float(torch.stack(each).mean())
 
 
-def tested(method: Method, test: Features) -> dict[str, Any]:
-    """Count the images that were tested, and say whether the split holds more of them."""
+def tested(method: Method, data: FeatureDataModule) -> dict[str, Any]:
+    """Count the images that were tested, and say whether there are more of them."""
+    shown = len(data.test) if data.test_passes is None else data.test_passes.images
     count = len(method.answers.outcome["label"])
-    return {"n_test": count, "partial_test": count < len(test)}
+    return {"n_test": count, "partial_test": method.answers.answered < shown}
 
 
 def published_for(cfg: DictConfig, dataset: str, shots: int) -> dict[str, Any]:
@@ -188,12 +228,13 @@ def save_adapted(
 ) -> None:
     """Leave what was adapted: the checkpoint of a training, and a classifier that needs no data.
 
-    Features that the user brought have no backbone here, and leave no classifier.
+    There is no classifier of features that the user brought, which have no backbone here, nor of
+    methods that answer for images together or need crops of them.
     """
     if cfg.method.training is not None and cfg.ckpt_path is None:
         path = folder / checkpoint.FILE
         checkpoint.save(trainer, method, path, asdict(result), source.class_names)
-    if result.architecture is None or result.weights is None:
+    if result.architecture is None or result.weights is None or not answers_alone(method.head):
         return
     adapted_on = {
         **{name: getattr(result, name) for name in ADAPTED_ON},

@@ -20,6 +20,8 @@ from src.errors import UserError
 from src.job.clock import Clock
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from src.features.datamodule import Features
     from src.features.source import FeatureSource
     from src.heads.support import Support
@@ -128,6 +130,7 @@ def evaluate(
     features: "tuple[FeatureSource, Features]",
     method: "Method",
     support: "Support | None",
+    text: "Tensor",
     result: "Result",
 ) -> "Result":
     """Test the adapted `method` on a further dataset, over its classes only, and record it.
@@ -143,10 +146,10 @@ def evaluate(
         features: what `test_features` gave for it.
         method: the very method of the run.
         support: what its head was shown.
+        text: class text features `[c, d]` of the dataset adapted on.
         result: the run's record. That of the evaluation differs from it only in what is found here.
     """
-    from src.features.datamodule import FeatureDataModule
-    from src.job import calibrating, protocols, recording
+    from src.job import calibrating, protocols, recording, testing
     from src.job.trainer import make_trainer
     from src.results.scores import make_metrics
 
@@ -156,21 +159,24 @@ def evaluate(
         method = protocols.for_other_classes(cfg, method, support, source)
         result = replace(result, conformal={})  # its sets are of other classes
     classes = range(len(source.class_names)) if other.classes is None else other.classes
-    data = FeatureDataModule(method.inputs, cfg.batch_size, test=test)
+    text = source.text if other.classes is None else text[list(classes)]
+    data = testing.make_test_data(cfg, method, test)
     with (
         clock("test"),
         method.restricted(classes, make_metrics(len(classes))),
         calibrating.keeping_logits(method, bool(result.conformal)),
     ):
         trainer = make_trainer(cfg, logger=False, progress=False)
-        (metrics,) = trainer.test(method, datamodule=data, verbose=False)
+        metrics = testing.test(trainer, method, data)
     answers = method.answers
     metrics = {**metrics, **calibrating.measure_sets(result.conformal, answers)}
     evaluation = replace(
         result,
         dataset=other.name,
         metrics=metrics,
-        **recording.tested(method, test),
+        saw_test_images=method.sees_test_images,
+        **recording.tested(method, data),
+        **recording.beside(cfg, method, data, source.split("test", ["global"]), text),
         n_classes=len(classes),
         skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,

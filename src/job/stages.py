@@ -9,8 +9,18 @@ from lightning import Trainer
 from omegaconf import DictConfig
 
 from src.config import run_group, run_name
-from src.features.datamodule import FeatureDataModule
-from src.job import assembly, attention_images, calibrating, protocols, recording, reuse, shift
+from src.features.datamodule import FeatureDataModule, in_memory
+from src.heads.base import ChoosesWhileAnswering
+from src.job import (
+    assembly,
+    attention_images,
+    calibrating,
+    protocols,
+    recording,
+    reuse,
+    shift,
+    testing,
+)
 from src.job.clock import Clock
 from src.job.job import sweeping
 from src.job.trainer import check_trainer, make_callbacks, make_loggers, make_trainer
@@ -41,6 +51,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         support = assembly.make_support(cfg, source, head)
         train_on = support if saved is None else None
         data = assembly.make_data(cfg, source, method.inputs, train_on)
+        data.test_passes = testing.passes_over(cfg, head, data.test)
         calibrated_on = calibrating.images_for(cfg, source, method.inputs)
         beside = None if unseen is None else unseen.split("test", method.inputs)
         # Anything wrong with further datasets shows before anything is trained.
@@ -60,7 +71,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         with clock("calibration"):
             adapted["calibration"] = calibrating.fit(cfg, method, calibrated_on)
     with clock("test"), calibrating.keeping_logits(method, cfg.conformal is not None):
-        (metrics,) = trainer.test(method, datamodule=data, verbose=False)
+        metrics = testing.test(trainer, method, data)
     answers = method.answers
     adapted["conformal"], of_sets = calibrating.make_sets(cfg, answers)
     metrics = {**metrics, **of_sets}
@@ -73,7 +84,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
     result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     recording.save_adapted(output, cfg, source, trainer, method, result)
     evaluations = [
-        shift.evaluate(cfg, other, features, method, support, result)
+        shift.evaluate(cfg, other, features, method, support, source.text, result)
         for other, features in zip(others, elsewhere, strict=True)
     ]
     attention_images.draw(cfg, dataset, method, data)
@@ -110,6 +121,10 @@ def adapt(
         found["distinct_crops"] = min(data.train.crops, epochs)
     if data.validation is not None:
         with clock("selection"):
+            if isinstance(method.head, ChoosesWhileAnswering):
+                features = in_memory(data.validation, [*method.inputs, "label"])
+                method.head.validate_on(features, features.pop("label"))
+                return found
             for _ in range(max(1, len(method.searches))):
                 found.update(*trainer.validate(method, datamodule=data, verbose=False))
     return found

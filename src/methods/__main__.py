@@ -26,8 +26,11 @@ NEEDED = {
     "text_tower": "text tower",
     "raw_text": "unnormalised text",
     "prompt_text": "each prompt's text",
+    "crops": "crops of the test image",
 }
 """What a head may ask for that not every one does, by its name in the contract of heads."""
+SEEN = {"image": [], "stream": ["the test images as a stream"], "set": ["all test images"]}
+"""What a head looks at beside the image that it answers for."""
 
 
 def main() -> None:
@@ -71,7 +74,7 @@ def _needs(method: DictConfig) -> str:
         images = "labelled images"
     else:
         images = "crops of labelled images"
-    return ", ".join([images, *asked])
+    return ", ".join([images, *SEEN[head.sees], *asked])
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from src.methods.view_search import ViewSearch
 
 Batch = Mapping[str, Tensor]
 """The head's inputs by name, in float32; `row` int64 `[n]`, which rows of the split these are;
-`label` int64 `[n]`, where it is known."""
+`label` int64 `[n]`, where it is known; `pass`, the number of the pass that shows them."""
 
 
 class Answers(NamedTuple):
@@ -26,10 +26,14 @@ class Answers(NamedTuple):
             probability of the prediction.
         predictions: `logits` float32 `[n, c]`, divided by the temperature, so that their softmax
             has the confidences; and `label`. Empty unless they are kept.
+        accuracy: per cent, of each pass over the images; of a single one where there are no passes.
+        answered: how many images, counted as often as passes showed them.
     """
 
     outcome: dict[str, Tensor]
     predictions: dict[str, Tensor]
+    accuracy: Sequence[float] = ()
+    answered: int = 0
 
 
 class Method(LightningModule):
@@ -41,17 +45,15 @@ class Method(LightningModule):
     image. `trainer.predict` returns the logits `[n, c]` of each batch and needs no labels. Both
     divide the logits by `temperature`, which neither a training nor a search does.
 
-    Before each of them the head is reset, so that none depends on those before it, and the order
-    in which a loader gives the rows does not matter: answers are sorted by `row`.
+    Before each of them the head is reset, so that none depends on those before it, and so it is
+    before each pass over the images, where a test makes several. Answers are sorted by `row`; of an
+    image that several passes show, the first is kept, and metrics are over all.
 
     Attributes:
-        sees_test_images: whether the method looks at unlabelled test images before it answers, as
-            a stream or as a whole. It then may keep what it saw until it is reset.
         keep_predictions: whether a test keeps the logits.
         temperature: 1 unless it was calibrated; see `src.methods.calibration`.
     """
 
-    sees_test_images: ClassVar[bool] = False
     head: Any  # a `src.heads.base.Head`
 
     def __init__(
@@ -78,9 +80,9 @@ class Method(LightningModule):
         self.searches = list(searches)
         self.surface: Surface | None = None
         self.answers = Answers({}, {})
+        self._forget_answers()
         self.checkpoint_extra: dict[str, Any] = {}
         self._classes: Tensor | None = None
-        self._rows: list[dict[str, Tensor]] = []
 
     @contextmanager
     def restricted(self, classes: Sequence[int], metrics: nn.Module) -> Iterator[None]:
@@ -100,6 +102,11 @@ class Method(LightningModule):
             yield
         finally:
             self.metrics, self._classes = before, None
+
+    @property
+    def sees_test_images(self) -> bool:
+        """Whether it looks at other unlabelled test images before it answers for one."""
+        return bool(self.head.sees != "image")
 
     def trainable_parameters(self) -> int:
         """Count the numbers that training changes."""
@@ -126,6 +133,7 @@ class Method(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self.head.reset()
+        self._forget_answers()
 
     def on_predict_epoch_start(self) -> None:
         self.head.reset()
@@ -146,9 +154,16 @@ class Method(LightningModule):
         return logits
 
     def test_step(self, batch: Batch, _: int) -> None:
+        number = int(batch.get("pass", 0))
+        if number == len(self._right):
+            self.head.reset()
+            self._right.append(0)
+            self._shown.append(0)
         logits = self(batch) / self.temperature
         self.metrics.update(logits, batch["label"])
         confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
+        self._right[number] += int((prediction == batch["label"]).sum())
+        self._shown[number] += len(prediction)
         answers = {
             "row": batch["row"],
             "label": batch["label"],
@@ -157,7 +172,10 @@ class Method(LightningModule):
         }
         if self.keep_predictions:
             answers["logits"] = logits.float()
-        self._rows.append({name: values.cpu() for name, values in answers.items()})
+        new = [row not in self._answered for row in batch["row"].tolist()]
+        self._answered.update(batch["row"].tolist())
+        if any(new):
+            self._rows.append({name: values.cpu()[new] for name, values in answers.items()})
 
     def on_test_epoch_end(self) -> None:
         for name, value in self.metrics.compute().items():
@@ -166,8 +184,15 @@ class Method(LightningModule):
         order = torch.cat([each["row"] for each in self._rows]).argsort()
         names = [name for name in self._rows[0] if name != "row"]
         outcome = {name: torch.cat([each[name] for each in self._rows])[order] for name in names}
-        self._rows = []
         predictions = {}
         if self.keep_predictions:
             predictions = {"logits": outcome.pop("logits"), "label": outcome["label"]}
-        self.answers = Answers(outcome, predictions)
+        accuracy = [100 * right / n for right, n in zip(self._right, self._shown, strict=True)]
+        self.answers = Answers(outcome, predictions, accuracy, sum(self._shown))
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        self._rows: list[dict[str, Tensor]] = []
+        self._answered: set[int] = set()
+        self._right: list[int] = []
+        self._shown: list[int] = []

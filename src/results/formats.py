@@ -17,7 +17,10 @@ from src.results.terminal import print_rows
 
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
 BESIDE = "In brackets: points above the accuracy published in {}."
-SAME_PROMPTS = "In square brackets: zero-shot CLIP with the same prompts, which are not the usual."
+SAME_PROMPTS = (
+    "In square brackets: zero-shot CLIP with the same prompts on the same images, where they are "
+    "not the usual prompts or the method saw the test images."
+)
 AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a formula begins with in a spreadsheet."""

@@ -127,7 +127,7 @@ def _row(result: Result, folder: Path) -> dict[str, Any]:
     if BASE in figures:
         row |= {"published_by_source": figures[BASE], "published_new_by_source": figures[NEW]}
     made_by = _sweep_command(folder) or result.command
-    return row | {"folder": str(folder), "made_by": made_by}
+    return row | {"folder": str(folder), "made_by": made_by, "balance": result.balance}
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -9,7 +9,8 @@ SIGNS = {
 
 MEANINGS = {
     "†": "† settings chosen on the test split: not comparable.",
-    "‡": "‡ the method saw the unlabelled test images before it answered.",
+    "‡": "‡ the method saw the unlabelled test images, and most such methods assume classes of one "
+    "size.",
     "§": "§ tested on a part of the test split only: not comparable.",
     "¶": "¶ validation-free: one setting for all datasets and shots, no validation image.",
 }

@@ -20,8 +20,8 @@ class Metric(NamedTuple):
         heading: its heading in tables.
         make: makes what computes it, a `torchmetrics.Metric`. It is given a module, which has the
             classes of `torchmetrics.classification` and those of `src.results.scores`, and the
-            number of classes. None for those of `OF_SETS`, which need all images at once, and of
-            `OF_CLASSES`, which are of two tests.
+            number of classes. None for those of `OF_SETS`, which need all images at once, of
+            `OF_CLASSES`, which are of two tests, and of `OF_PASSES`, which are of several passes.
         format: its format specification in tables.
         scale: what the computed value is multiplied by: 100 for per cent.
         reads: what it is updated with beside the labels: `probabilities` or `logits`, `[n, c]`.
@@ -76,4 +76,10 @@ OF_CLASSES: Sequence[Metric] = (
 )
 """What `protocol=base_to_new` finds beside: accuracies, and their harmonic mean."""
 
-ALL = (*METRICS, *OF_SETS, *OF_CLASSES)
+WORST_TENTH = "worst_tenth_accuracy"
+
+OF_PASSES: Sequence[Metric] = (Metric(WORST_TENTH, "worst tenth", None),)
+"""What is found beside where the test images are shown several times, in other orders or tasks: the
+mean accuracy of the worst tenth of these."""
+
+ALL = (*METRICS, *OF_SETS, *OF_CLASSES, *OF_PASSES)

@@ -437,6 +437,7 @@ def _listed(runs: pd.DataFrame, source: str | None) -> list[dict[str, str]]:
         **{metric.name: metric.heading for metric in own},
         "validation_accuracy": "validation",
         "zero_shot": "zero-shot",
+        "balance": "images per class",
         **{heading: heading for heading in published.values()},
         **BESIDE,
     }

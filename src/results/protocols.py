@@ -71,6 +71,19 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "adapted to one dataset, and tested on others that have its classes.",
         elsewhere=True,
     ),
+    "tasks": Protocol(
+        "On small tasks",
+        "tested on small tasks, in each of which few of the classes occur; the images are told "
+        "apart among all classes. Accuracies are means over the tasks.",
+    ),
+    "stream_by_class": Protocol(
+        "On streams, class by class", "the test images arrive as a stream, class by class."
+    ),
+    "stream_dirichlet": Protocol(
+        "On uneven streams",
+        "the test images arrive as a stream, over which each class is spread by a Dirichlet "
+        "distribution.",
+    ),
     "imbalanced_relaxed": Protocol(
         "Imbalanced support sets, relaxed",
         _IMBALANCED.format("every class has one at least"),

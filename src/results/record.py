@@ -6,7 +6,7 @@ import logging
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
@@ -86,8 +86,9 @@ class Result:
         points: how many points of each cloud were projected; None for images.
         distinct_crops: how many different crops of each support image training saw; 0 for methods
             that do not train.
-        zero_shot: the accuracy (per cent) of zero-shot CLIP with the same prompts, where they are
-            not the dataset's own; None otherwise.
+        zero_shot: the accuracy (per cent) of zero-shot CLIP with the same prompts on the same
+            images, where the prompts are not the dataset's own or the method saw the unlabelled
+            test images; None otherwise.
         calibration: the `temperature` that logits were divided by, what `selection` names the
             images that it was fitted on, and how many `images`; empty where it was not.
         conformal: what `src.results.conformal.prediction_sets` takes, and how many `images` it was
@@ -96,6 +97,11 @@ class Result:
         protocol: what it was adapted to and tested on, by the names of `conf/protocol`; that of
             imbalanced support sets with how they are drawn. Runs of different protocols are not
             comparable.
+        passes: how many orders of the test images or tasks of them were drawn by the seed, over
+            which the metrics are taken; 0 where none were.
+        class_balance: of the images that a method sees together, `classes`, how many have any, and
+            `images`, how many each of those has, both at least and at most; empty for methods that
+            look at one image at a time.
         version: the record's version.
     """
 
@@ -138,12 +144,23 @@ class Result:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     conformal: Mapping[str, Any] = field(default_factory=dict)
     protocol: str = "all_classes"
+    passes: int = 0
+    class_balance: Mapping[str, list[int]] = field(default_factory=dict)
     version: int = VERSION
 
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy on the test split, in per cent."""
         return self.metrics["accuracy"]
+
+    @property
+    def balance(self) -> str:
+        """How many images a class has among those seen together, as `10 to 240`; empty if none."""
+        if not self.class_balance:
+            return ""
+        images, classes = (_range(self.class_balance[name]) for name in ("images", "classes"))
+        whole = self.class_balance["classes"][0] == self.n_classes
+        return images if whole else f"{images}, of {classes} classes"
 
     @property
     def validation_free(self) -> bool:
@@ -193,6 +210,11 @@ class Result:
             reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(" [type=")[0]
             raise UserError(f"{path} is not the result of a run: {reason}.") from None
         return result
+
+
+def _range(bounds: Sequence[int]) -> str:
+    least, most = bounds
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

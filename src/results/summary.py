@@ -62,7 +62,7 @@ class Cell(NamedTuple):
         partial_test: see `Result`.
         validation_free: see `Result`.
         zero_shot: the mean accuracy (per cent) of zero-shot CLIP with the same prompts, where those
-            are not the dataset's own.
+            are not the dataset's own, or the test images were seen.
         parts: what H is of, by the metric's name.
     """
 
@@ -116,11 +116,12 @@ class Table(NamedTuple):
 def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep only the last run of each place (the columns of `PLACE`) and seed.
 
-    A method that draws no images (0 shots) gives the same metrics for every seed, so its runs count
-    as one run of seed 0.
+    A method that draws no images (0 shots), nor any order or task of the test images, gives the
+    same metrics for every seed, so its runs count as one run of seed 0.
     """
     keys = [*PLACE, "seed"]
-    runs = frame.assign(seed=frame["seed"].where(frame["shots"] > 0, 0))
+    drawn = (frame["shots"] > 0) | (frame["passes"] > 0)
+    runs = frame.assign(seed=frame["seed"].where(drawn, 0))
     latest = runs.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")
     return runs[keys].drop_duplicates().merge(latest, on=keys)
 

@@ -94,6 +94,7 @@ def _row(result: Result, label: str, metrics: Sequence[Metric]) -> dict[str, str
         **found,
         "validation": _optional(result.validation_accuracy),
         "zero-shot": _optional(result.zero_shot),
+        "images per class": result.balance,
     }
 
 

@@ -5,10 +5,13 @@ from src.features.datamodule import (
     ChosenRows,
     FeatureBatches,
     FeatureDataModule,
+    PassBatches,
     PooledCrops,
     ShuffledCrops,
     SupportBatches,
+    in_memory,
 )
+from src.features.passes import Passes
 from src.features.precomputed import Rows
 
 
@@ -30,11 +33,21 @@ def test_images_that_are_stored_nowhere_come_in_batches():
     assert all(set(batch) == {"image", "row"} for batch in found)
 
 
-def test_rows_come_in_the_order_given():
-    order = torch.tensor([4, 0, 1, 3])
-    batches = FeatureBatches(Drawn(), ["image"], batch_size=3, order=order)
-    assert [batches[index]["row"].tolist() for index in range(2)] == [[4, 0, 1], [3]]
-    assert batches[0]["image"][:, 0, 0, 0].tolist() == [4, 0, 1]
+def test_passes_show_rows_in_their_own_order():
+    passes = Passes([torch.tensor([4, 0, 1, 3]), torch.tensor([2, 4])], 3)
+    batches = PassBatches(Drawn(), ["image"], passes)
+    found = [batches[index] for index in range(len(batches))]
+    assert [batch["row"].tolist() for batch in found] == [[4, 0, 1], [3], [2, 4]]
+    assert [int(batch["pass"]) for batch in found] == [0, 0, 1]
+    assert [batch["image"][:, 0, 0, 0].tolist() for batch in found] == [[4, 0, 1], [3], [2, 4]]
+    assert all(set(batch) == {"image", "row", "pass"} for batch in found)
+
+
+def test_only_the_tensors_that_are_named_are_read_into_memory():
+    rows = Rows({"global": torch.randn(150, 2), "spatial": torch.randn(150, 3, 2)})
+    found = in_memory(rows, ["global", "label"])
+    assert set(found) == {"global"}
+    assert torch.equal(found["global"], rows.tensors["global"])
 
 
 def test_chosen_rows_are_those_of_every_tensor():

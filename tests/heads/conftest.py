@@ -40,3 +40,20 @@ def lvis():
         return Support({"global": features[None]}, label)
 
     return text[[rows[spaced[label]] for label in kept]], split, support
+
+
+@pytest.fixture(scope="session")
+def balanced(lvis):
+    """Return nine test images of each of the 28 classes, features and labels.
+
+    The reference figures of a balanced subset are those of these images: zero-shot CLIP's and those
+    of three transductive methods agree. (Of the first nine of each class in the split's order, as
+    they were described, zero-shot CLIP has 99.21.)
+    """
+    text, split, _ = lvis
+    image, label = split("test")
+    generator = torch.Generator().manual_seed(0)
+    of_classes = [(label == one).nonzero().squeeze(1) for one in range(len(text))]
+    drawn = [rows[torch.randperm(len(rows), generator=generator)[:9]] for rows in of_classes]
+    kept = torch.cat(drawn)
+    return image[kept], label[kept]

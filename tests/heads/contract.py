@@ -8,10 +8,17 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
-from src.heads.base import Head, Searchable, check, check_built
+from src.config import method_yaml
+from src.files import CONFIG_DIR
+from src.heads.base import Head, Searchable, answers_alone, check, check_built
 from src.heads.support import Support
 from src.heads.zero_shot import ZeroShot
 
+METHODS = sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
+ALONE = [
+    method for method in METHODS if answers_alone(get_class(method_yaml(method).head["_target_"]))
+]
+"""Those that answer for an image by itself, and so leave a classifier."""
 CLASSES, WIDTH, POSITIONS, VIEWS, CROPS, SHOTS, IMAGES = 3, 8, 4, 6, 2, 2, 5
 NAMES = ["a", "b", "c"]
 
@@ -64,14 +71,22 @@ def features(head_class, *leading):
         "global": (*views, WIDTH),
         "spatial": (*views, POSITIONS, WIDTH),
         "unprojected": (*views, 2 * WIDTH),
+        "crops": (CROPS, WIDTH),
     }
     return {name: torch.randn(*leading, *shapes[name]) for name in head_class.inputs}
 
 
+def settings_of(node):
+    """Read a head's settings, with fewer updates for those that make many."""
+    settings = OmegaConf.to_container(node, resolve=True)
+    del settings["_target_"]
+    return settings | ({"updates": 60} if "updates" in settings else {})
+
+
 def build(node, seed=0):
     """Build the head of a method's YAML on few random features, and show it a support set."""
-    settings = OmegaConf.to_container(node, resolve=True)
-    head_class = get_class(settings.pop("_target_"))
+    settings = settings_of(node)
+    head_class = get_class(node["_target_"])
     check(head_class, settings)
     torch.manual_seed(0)
     everything = given()
@@ -86,6 +101,7 @@ def build(node, seed=0):
 
 
 def logits(head, images):
+    head.reset()
     with torch.no_grad():
         return head(*images)
 
@@ -98,13 +114,11 @@ def check_head(node, search=None):
     views = (VIEWS,) if head.depth_maps == "joint" else ()
 
     head.eval()
-    head.reset()
     first = logits(head, images)
     assert first.shape == (IMAGES, *views, CLASSES)
     assert first.dtype == torch.float32
     assert first.isfinite().all()
 
-    head.reset()
     assert torch.equal(logits(head, images), first), "an evaluation depends on the one before it"
 
     chosen = head.chosen()
@@ -156,8 +170,7 @@ def axes_of(search):
 
 def check_other_classes(head, node, images):
     """Check that what a head learned reaches other classes, or that they get zero-shot CLIP."""
-    settings = OmegaConf.to_container(node, resolve=True) | head.chosen()
-    settings.pop("_target_")
+    settings = settings_of(node) | head.chosen()
     torch.manual_seed(0)
     everything = given()
     support = Support(

@@ -3,6 +3,7 @@ import torch
 from lightning import Trainer
 
 from src.features.datamodule import FeatureDataModule
+from src.features.passes import Passes
 from src.features.precomputed import Rows
 from src.heads.zero_shot import ZeroShot
 from src.methods.base import Method
@@ -58,12 +59,12 @@ def test_another_order_of_the_images_changes_the_order_of_no_answer(material):
     straight, shuffled = (
         answers_of(
             Method(ZeroShot(text, 10.0), Accuracy(), keep_predictions=True),
-            data(image, label, test_order=test_order),
+            data(image, label, test_passes=passes),
         )
-        for test_order in (None, order)
+        for passes in (None, Passes([order], 7))
     )
     assert straight[0] == shuffled[0]
-    for ours, theirs in zip(straight[1], shuffled[1], strict=True):
+    for ours, theirs in zip(straight[1][:2], shuffled[1][:2], strict=True):
         for name, values in ours.items():
             torch.testing.assert_close(values, theirs[name])
 
@@ -72,8 +73,40 @@ def test_a_stream_sees_the_images_in_the_order_given(material):
     image, label, text = material
     order = torch.arange(IMAGES).flip(0)
     head = Growing(text, 10.0)
-    answers_of(Method(head, Accuracy()), data(image, label, batch_size=1, test_order=order))
+    answers_of(Method(head, Accuracy()), data(image, label, test_passes=Passes([order], 1)))
+    assert [len(batch) for batch in head.seen] == [1] * IMAGES
     torch.testing.assert_close(torch.cat(head.seen), image.half().float().flip(0))
+
+
+def test_each_pass_starts_fresh_and_has_an_accuracy(material):
+    image, label, text = material
+    orders = [torch.arange(IMAGES), torch.arange(IMAGES).flip(0), torch.arange(10, 20)]
+    alone = [
+        answers_of(
+            Method(Growing(text, 10.0), Accuracy(), keep_predictions=True),
+            data(image, label, test_passes=Passes([order], 7)),
+        )[1]
+        for order in orders
+    ]
+    method = Method(Growing(text, 10.0), Accuracy(), keep_predictions=True)
+    accuracy, answers = answers_of(method, data(image, label, test_passes=Passes(orders, 7)))
+    assert answers.accuracy == [one.accuracy[0] for one in alone]
+    assert answers.answered == 2 * IMAGES + 10
+    weights = torch.tensor([IMAGES, IMAGES, 10.0])
+    expected = (torch.tensor(answers.accuracy) * weights).sum() / weights.sum()
+    assert accuracy == pytest.approx(expected.item())
+    for name, values in alone[0].outcome.items():  # of an image, the first answer is kept
+        assert torch.equal(answers.outcome[name], values)
+    assert torch.equal(answers.predictions["logits"], alone[0].predictions["logits"])
+
+
+def test_answers_are_of_the_images_that_a_pass_showed(material):
+    image, label, text = material
+    shown = Passes([torch.tensor([9, 4]), torch.tensor([4, 2])], 2)
+    method = Method(ZeroShot(text, 10.0), Accuracy())
+    _, answers = answers_of(method, data(image, label, test_passes=shown))
+    assert torch.equal(answers.outcome["label"], label[[2, 4, 9]])
+    assert answers.answered == 4
 
 
 def test_logits_are_kept_only_on_request(material):
