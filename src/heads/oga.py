@@ -30,7 +30,7 @@ class Oga(Head):
     The mean is over all places of the memory, the empty ones being 0, and is not normalised. P is
     d · I until a class has three images; it is 0 if they do not differ. The pseudo-inverse leaves
     out directions whose variance is below d times the precision of the features' type, relative to
-    the largest. An image takes the place of one of the largest H of its class if its own is
+    the largest. An image takes the first place of the largest H of its class if its own is
     smaller. Of the `batch_size` images that arrive together, all are put before the memory first,
     in their order, and then all are classified. (The release keeps features and entropies in
     float16, where images that CLIP is very sure of all have entropy 0 and displace one another, and
@@ -53,6 +53,7 @@ class Oga(Head):
     """
 
     sees = "stream"
+    carries_over = True  # nothing is learned: other classes have other texts
     depth_maps = "refused"
     text: Tensor
     memory: Tensor

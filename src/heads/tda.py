@@ -45,6 +45,7 @@ class Tda(Head):
     """
 
     sees = "stream"
+    carries_over = True  # nothing is learned: other classes have other texts
     depth_maps = "refused"
     text: Tensor
     against: Tensor

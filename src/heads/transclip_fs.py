@@ -78,15 +78,18 @@ class TransClipFs(Head):
             features: `global`, `[v, d]`.
             label: the class of each.
         """
-        self._validation = F.normalize(features["global"], dim=-1), label
+        self._validation = features["global"], label
 
     def forward(self, global_features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Classify all images, with memory for five `[n, c]` and one `[n, d]` beyond them."""
         queries = queries_of(global_features)
         if self._validation is None:
             return self._logits(queries, self.gamma)
-        unit, label = (one.to(self.text.device) for one in self._validation)
-        parts = [(rows @ queries.centred.T).argmax(dim=1) for rows in torch.split(unit, ROWS)]
+        images, label = self._validation[0], self._validation[1].to(self.text.device)
+        parts = [  # neither their length nor the queries' centre changes which query is nearest
+            (rows.to(queries.centred) @ queries.centred.T).argmax(dim=1)
+            for rows in torch.split(images, ROWS)
+        ]
         near = torch.cat(parts)
         best, kept = -1, None
         for gamma in GAMMAS:

@@ -21,6 +21,7 @@ SAME_PROMPTS = (
     "In square brackets: zero-shot CLIP with the same prompts on the same images, where they are "
     "not the usual prompts or the method saw the test images."
 )
+BALANCE = "Images per class among those that ‡ saw together: {}."
 AVERAGED = "The average is that of the datasets' means, for methods that were run on all of them."
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a formula begins with in a spreadsheet."""
@@ -46,6 +47,7 @@ LATEX = str.maketrans(
 def notes(tables: Sequence[Table]) -> list[str]:
     """Explain the signs that occur in the tables."""
     cells = [cell for table in tables for row in table.rows.values() for cell in row if cell]
+    balances = dict.fromkeys(one for cell in cells for one in cell.balance.split("; ") if one)
     sources = dict.fromkeys(cell.source for cell in cells if cell.published is not None)
     return [
         *dict.fromkeys(note for table in tables for note in table.notes),
@@ -54,6 +56,7 @@ def notes(tables: Sequence[Table]) -> list[str]:
         *(BESIDE.format(describe(source)) for source in sources if source),
         *([SAME_PROMPTS] if any(cell.zero_shot is not None for cell in cells) else []),
         *explanations("".join(cell.marks for cell in cells)),
+        *([BALANCE.format("; ".join(balances))] if balances else []),
     ]
 
 

@@ -63,6 +63,8 @@ class Cell(NamedTuple):
         validation_free: see `Result`.
         zero_shot: the mean accuracy (per cent) of zero-shot CLIP with the same prompts, where those
             are not the dataset's own, or the test images were seen.
+        balance: how many images a class has among those that the method saw together, dataset by
+            dataset, as `eurosat 500; dtd 36 to 40`; empty if it saw none.
         parts: what H is of, by the metric's name.
     """
 
@@ -76,6 +78,7 @@ class Cell(NamedTuple):
     partial_test: bool
     validation_free: bool = False
     zero_shot: float | None = None
+    balance: str = ""
     parts: Mapping[str, "Cell"] = {}
 
     @property
@@ -317,7 +320,13 @@ def _average(runs: pd.DataFrame, metric: str, source: str | None) -> Cell:
         **_published(_over_datasets(runs, published_by(runs, source, metric)), source),
         **_signs(runs),
         zero_shot=_or_none(zero_shot),
+        balance=_balance(runs),
     )
+
+
+def _balance(runs: pd.DataFrame) -> str:
+    seen = runs[runs["balance"] != ""]
+    return "; ".join(dict.fromkeys(seen["task"] + " " + seen["balance"]))
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> NDArray[np.float64]:

@@ -126,9 +126,10 @@ def test_directions_without_variance_are_left_out_of_the_pseudo_inverse(precisio
     torch.testing.assert_close(found, expected.to(precision), rtol=close, atol=close)
 
 
-def test_of_equal_entropies_the_first_stays():
+@given(st.integers(0, 2**31))
+def test_of_equal_entropies_the_first_place_is_taken(seed):
     """The memory is compared place by place, as images differ where no class looks."""
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(seed)
     text = torch.eye(3, 6, dtype=torch.float64)
     kinds = 1 + torch.rand(4, 6, generator=generator, dtype=torch.float64)
     image = kinds[torch.randint(4, (60,), generator=generator)]

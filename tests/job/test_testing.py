@@ -206,11 +206,16 @@ def test_new_classes_are_a_stream_too(tmp_path, features):
     image, label, text = material(features)
     new = label >= 3
     head, found = Tda(text[3:], SCALE, alpha=2.0, beta=5.0), []
-    for number in range(3):
+    for number in reversed(range(3)):
         order = passes.shuffled(label[new], 1, number)
         head.reset()
-        found.append(accuracy(head(image[new][order]), label[new][order] - 3))
+        logits = head(image[new][order])
+        found.append(accuracy(logits, label[new][order] - 3))
     assert result(tmp_path)["metrics"]["new_accuracy"] == pytest.approx(sum(found) / 3)
+    outcome = Outcome.read(tmp_path / "output/new_classes/outcome.safetensors")
+    confidence = torch.empty(len(order))
+    confidence[order] = logits.softmax(dim=1).amax(dim=1)
+    torch.testing.assert_close(torch.from_numpy(outcome.confidence), confidence)
 
 
 @pytest.mark.parametrize("key", ["calibrate=temperature", "conformal=lac"])

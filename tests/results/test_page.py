@@ -59,6 +59,18 @@ def test_of_many_methods_the_best_are_looked_into_and_it_is_said(tmp_path, monke
     assert "These are 2 of 3 methods, the most accurate of each dataset" in text
 
 
+def test_zero_shot_clip_and_the_balance_of_classes_stand_beside_what_saw_the_test_images(tmp_path):
+    balance = {"classes": [10, 10], "images": [4, 30]}
+    seen = {"saw_test_images": True, "zero_shot": 60.25, "class_balance": balance, "n_classes": 10}
+    made_up(tmp_path / "0", method="transclip", **seen)
+    text = page.write_report([tmp_path], tmp_path / "report").read_text()
+    assert "<small>[60.25]</small>" in text
+    assert "Images per class among those that ‡ saw together: digits 4 to 30." in text
+    listed = text.split("<h2>All runs</h2>")[1]
+    assert "60.25" in listed
+    assert "4 to 30" in listed
+
+
 def test_pictures_of_attention_are_shown_and_their_run_is_preferred(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "DETAILED", 1)
     for number, shots in enumerate([1, 16]):

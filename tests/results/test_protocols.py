@@ -15,6 +15,9 @@ from tests.results.test_record import made_up
 SETTINGS = {
     **{name: [f"protocol={name}"] for name in ("all_classes", "base_to_new")},
     **{name: [f"protocol={name}"] for name in ("cross_dataset", "shift")},
+    "tasks": ["protocol=tasks"],
+    "stream_by_class": ["method=tda", "stream=by_class"],
+    "stream_dirichlet": ["method=tda", "stream=dirichlet"],
     "imbalanced_relaxed": ["protocol=imbalanced"],
     "imbalanced_realistic": ["protocol=imbalanced", "protocol.imbalance=realistic"],
 }
@@ -30,7 +33,8 @@ def test_every_protocol_has_a_reading_by_the_name_in_its_record(name):
 def test_no_protocol_is_without_a_reading():
     found = {OmegaConf.load(path) for path in (CONFIG_DIR / "protocol").glob("*.yaml")}
     names = {one.get("name") or one.protocol.name for one in found}
-    assert names == {name.partition("_re")[0] for name in PROTOCOLS}
+    names |= {f"stream_{path.stem}" for path in (CONFIG_DIR / "stream").glob("*.yaml")}
+    assert names - {"stream_shuffled"} == {name.partition("_re")[0] for name in PROTOCOLS}
 
 
 def test_one_that_is_not_known_goes_by_accuracy_under_its_own_name():

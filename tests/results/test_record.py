@@ -47,6 +47,23 @@ def test_what_was_calibrated_survives_its_file(tmp_path):
     assert Result.read(tmp_path / "result.json") == calibrated
 
 
+@pytest.mark.parametrize(
+    ("balance", "text"),
+    [
+        ({}, ""),
+        ({"classes": [10, 10], "images": [72, 72]}, "72"),
+        ({"classes": [10, 10], "images": [4, 30]}, "4 to 30"),
+        ({"classes": [3, 5], "images": [1, 30]}, "1 to 30, of 3 to 5 classes"),
+        ({"classes": [3, 3], "images": [9, 9]}, "9, of 3 classes"),
+    ],
+)
+def test_the_balance_of_classes_survives_the_file_and_is_told(tmp_path, balance, text):
+    made = replace(RESULT, class_balance=balance, n_classes=10, passes=7)
+    made.write(tmp_path)
+    assert Result.read(tmp_path / "result.json") == made
+    assert made.balance == text
+
+
 def test_every_metric_of_the_list_can_be_recorded():
     assert list(RESULT.metrics) == [metric.name for metric in METRICS]
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
 
+from src.results import formats
 from src.results.frame import load
 from src.results.summary import (
     by_dataset,
@@ -24,7 +25,7 @@ def runs(method, shots, accuracies, task="digits", published=None, **changes):
     by_source = {f"published_by_source.{source}": x for source, x in (published or {}).items()}
     return [
         asdict(made_up(accuracy, method=method, shots=shots, seed=seed, **changes))
-        | {"accuracy": accuracy, "task": task, "label": method}
+        | {"accuracy": accuracy, "task": task, "label": method, "balance": ""}
         | by_source
         for seed, accuracy in enumerate(accuracies)
     ]
@@ -406,3 +407,22 @@ def test_runs_whose_record_lacks_what_counts_have_no_cell():
     assert by_shots(summarise(frame(lacking))) == by_dataset(summarise(frame(lacking))) == []
     whole = halves([(80.0, 60.0), (math.nan, 50.0)])
     assert cell(summarise(frame(whole)), "digits", "coop", 4).seeds == 1
+
+
+def test_seeds_of_a_method_that_draws_orders_are_averaged_and_its_balance_is_told():
+    seen = {"saw_test_images": True, "zero_shot": 60.0}
+    rows = runs("tda", 0, [50.0, 70.0], passes=10, **seen)
+    rows += runs("tda", 0, [80.0], task="letters", passes=10, **seen)
+    rows += runs("transclip", 0, [65.0, 65.0], **seen)
+    found = frame(rows, runs("zero_shot", 0, [60.0]))
+    found["balance"] = ["4 to 30", "4 to 30", "30", "4 to 30", "4 to 30", ""]
+    cells = summarise(found)
+    tda = cell(cells, "digits", "tda", 0)
+    assert (tda.mean, tda.seeds, tda.balance) == (60.0, 2, "digits 4 to 30")
+    assert cell(cells, "digits", "transclip", 0).seeds == 1
+    assert cell(cells, "digits", "zero_shot", 0).balance == ""
+    assert cell(cells, "average of 2 datasets", "tda", 0).balance == "digits 4 to 30; letters 30"
+    text = formats.markdown(by_shots(cells))
+    assert "Images per class among those that ‡ saw together: digits 4 to 30; letters 30." in text
+    assert "60.00‡" in text
+    assert "&#91;60.00&#93;" in text
