@@ -41,6 +41,7 @@ class TransClipFs(Head):
 
     searched = ("gamma",)
     sees = "set"
+    depth_maps = "refused"  # a validation image has one nearest query
     needs_every_class = True
     text: Tensor
     keys: Tensor

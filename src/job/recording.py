@@ -104,7 +104,7 @@ def make_result(
         points=dataset.points if isinstance(dataset, PointClouds) else None,
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         passes=len(method.answers.accuracy) if draws_passes(cfg) else 0,
-        **beside(cfg, method, data, source.split("test", ["global"]), source.text),
+        **beside(cfg, method, data, source, source.text),
         **published_for(cfg, cfg.dataset.name, shots),
         protocol=protocol_of(cfg),
         calibration=calibration,
@@ -121,7 +121,7 @@ def beside(
     cfg: DictConfig,
     method: Method,
     data: FeatureDataModule,
-    test: Features,
+    source: FeatureSource,
     text: Float[Tensor, "c d"],
 ) -> dict[str, Any]:
     """Give what stands beside an accuracy that is hard to judge alone.
@@ -130,11 +130,12 @@ def beside(
         cfg: the run's configuration.
         method: as it was tested.
         data: what it was tested on.
-        test: the same images, with their `global` feature.
+        source: where the features of these images come from.
         text: of the classes among which it answered.
     """
     found: dict[str, Any] = {"zero_shot": None, "class_balance": {}}
     if method.sees_test_images or has_other_prompts(cfg):
+        test = source.split("test", ["global"])
         found["zero_shot"] = zero_shot_accuracy(method, text, test, data.test_passes)
     if method.sees_test_images:
         label = in_memory(data.test, ["label"])["label"]

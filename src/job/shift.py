@@ -176,7 +176,7 @@ def evaluate(
         metrics=metrics,
         saw_test_images=method.sees_test_images,
         **recording.tested(method, data),
-        **recording.beside(cfg, method, data, source.split("test", ["global"]), text),
+        **recording.beside(cfg, method, data, source, text),
         n_classes=len(classes),
         skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,

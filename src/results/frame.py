@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 HYDRA = ".hydra"
 OWN_COLUMN = {
     "seed", "shots", "selection.name", "eval_dataset", "method.settings", "protocol.name",
-    "protocol.imbalance",
+    "protocol.imbalance", "stream.name",
 }  # fmt: skip
 """Keys of the configuration that no label needs: a column of the frame says it already."""
 INTERPOLATION = "${"

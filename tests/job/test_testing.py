@@ -11,12 +11,16 @@ from torch.nn.functional import normalize
 
 from src import api
 from src.config import compose, config_hash, protocol_of
+from src.data import few_shot
 from src.errors import UserError
 from src.features import passes
+from src.features.precomputed import Item
 from src.heads.base import ContractError
 from src.heads.oga import Oga
+from src.heads.support import Support
 from src.heads.tda import Tda
 from src.heads.transclip import TransClip
+from src.heads.transclip_fs import TransClipFs
 from src.job import testing
 from src.job.assembly import check_method
 from src.results import formats, frame, summary
@@ -148,6 +152,31 @@ def test_a_set_is_answered_for_at_once(tmp_path, features):
     assert record["accuracy"] == pytest.approx(accuracy(TransClip(text, SCALE)(image), label))
     assert (record["passes"], record["saw_test_images"]) == (0, True)
     assert "worst_tenth_accuracy" not in record["metrics"]
+
+
+@pytest.mark.parametrize("selection", ["val_few_shot", "fixed"])
+def test_validation_images_choose_by_the_test_images_that_are_nearest(
+    tmp_path, features, selection
+):
+    adapted(tmp_path, features, "method=transclip_fs", "shots=4", f"selection={selection}")
+    image, label, text = material(features)
+    head = TransClipFs(text, SCALE, gamma=0.02)
+    train, val = (load_file(features / f"{name}.safetensors") for name in ("train", "val"))
+    head.prepare(Support({"global": train["global"][None]}, train["label"]))
+    if selection == "val_few_shot":  # four of the five of each class, whichever the sampler took
+        drawn = few_shot_validation(train["label"], val["label"])
+        head.validate_on({"global": val["global"][drawn]}, val["label"][drawn])
+    expected = accuracy(head(image), label)
+    record = result(tmp_path)
+    assert record["accuracy"] == pytest.approx(expected)
+    assert record["hyperparameters"]["gamma"] == head.gamma
+    assert (record["selection"], record["shots"]) == (selection, 4)
+
+
+def few_shot_validation(train, val):
+    items = [[Item(row, int(one)) for row, one in enumerate(label)] for label in (train, val)]
+    _, drawn = few_shot.sample(*items, 4, 1, 4)
+    return torch.tensor([item.row for item in drawn])
 
 
 TASKS = ("protocol=tasks", "protocol.tasks=20", "protocol.images=30", "protocol.classes=[2,3]")
