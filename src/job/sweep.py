@@ -170,7 +170,8 @@ def _check_recipes(overrides: Sequence[Override]) -> None:
 def _group(config: DictConfig, overrides: Sequence[Override]) -> str:
     """Name the W&B group of a sweep's runs, as that of a single run if they could all be in it.
 
-    If they differ in dataset, backbone or protocol, it is the sweep's folder: `2026-11-25/13-30-00-123456`.
+    If they differ in dataset, backbone or protocol, it is the sweep's folder:
+    `2026-11-25/13-30-00-123456`.
     """
     swept = {re.split(r"[.@]", o.key_or_group)[0] for o in overrides if o.is_sweep_override()}
     if swept & {"dataset", "backbone", "protocol", "stream"}:
