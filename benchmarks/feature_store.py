@@ -5,7 +5,6 @@ feature in float16, 128 images a shard.
 """
 
 import os
-import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import machine
 from benchmarks.machine import GIB
 from benchmarks.side_by_side import Figure, take_turns
 from src.store.entry import FeatureEntry
@@ -67,7 +67,7 @@ def figures() -> Iterator[Figure]:
             writing.ratio("plain"),
             0.5,
         )
-        before = _resident()
+        before = machine.resident_bytes()
 
         def opening() -> FeatureEntry:
             entry = store.open(key)
@@ -75,7 +75,7 @@ def figures() -> Iterator[Figure]:
             return entry
 
         opened = take_turns(rounds=OPENINGS, opening=opening)
-        held = (_resident() - before) / GIB
+        held = (machine.resident_bytes() - before) / GIB
         yield Figure(
             "feature store: seconds to open that entry, one shard of it checked",
             f"{1000 * opened.median('opening'):.1f} ms", "", opened.median("opening"), 0.05,
@@ -85,8 +85,3 @@ def figures() -> Iterator[Figure]:
             "feature store: GiB held by the open entry before it is read",
             "", "", held, 0.01, at_least=False,
         )  # fmt: skip
-
-
-def _resident() -> int:
-    """Return the memory that this process holds now, in bytes (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

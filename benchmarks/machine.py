@@ -1,8 +1,10 @@
 """Measuring what the machine itself can do: the limits of the other benchmarks."""
 
 import platform
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -23,6 +25,16 @@ def bfloat16_units() -> list[str]:
     """List the processor's units for bfloat16."""
     found = torch.cpu.get_capabilities()
     return [unit for unit in ("avx512_bf16", "amx_bf16") if found.get(unit)]
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def best_of(work: Callable[[], object], rounds: int = ROUNDS) -> float:

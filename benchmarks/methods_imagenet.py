@@ -23,7 +23,6 @@ from benchmarks.tip_adapter_imagenet import (
     IMAGES,
     LOGIT_SCALE,
     SHOTS,
-    peak_bytes,
 )  # fmt: skip
 from src.heads.ape import Ape
 from src.heads.gda import Gda
@@ -77,7 +76,7 @@ def figures() -> Iterator[Figure]:
     searched, of_searched = images[:SEARCHED], of_images[:SEARCHED]
     size = f"{SHOTS * CLASSES:,} keys, D={DIMENSIONS}, {CLASSES:,} classes"
     with torch.inference_mode():
-        before = peak_bytes()
+        before = machine.peak_bytes()
         gda = Gda(text, LOGIT_SCALE, 0.1)
         values = Values("alpha", [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2])
         took = seconds(lambda: gda.prepare(many)) + seconds(
@@ -88,7 +87,12 @@ def figures() -> Iterator[Figure]:
             f"{took:.0f} s", "", took, 60, at_least=False,
         )  # fmt: skip
         yield Figure(
-            "GDA: GiB beyond the inputs", "", "", (peak_bytes() - before) / GIB, 3, at_least=False
+            "GDA: GiB beyond the inputs",
+            "",
+            "",
+            (machine.peak_bytes() - before) / GIB,
+            3,
+            at_least=False,
         )
 
         cache = TipAdapter(text, LOGIT_SCALE, 1.17, 1.0)
@@ -102,7 +106,7 @@ def figures() -> Iterator[Figure]:
             f"{three:.0f} s", f"{tip:.0f} s", three / tip, 5, at_least=False,
         )  # fmt: skip
 
-        before = peak_bytes()
+        before = machine.peak_bytes()
         ridge = KernelRidge(text, LOGIT_SCALE, 0.1, 0.5, 1.0)
         took = seconds(lambda: ridge.prepare(one)) + seconds(lambda: score(ridge, images))
         yield Figure(
@@ -111,7 +115,7 @@ def figures() -> Iterator[Figure]:
         )  # fmt: skip
         yield Figure(
             "kernel ridge: GiB beyond the most before",
-            "", "", (peak_bytes() - before) / GIB, 3, at_least=False,
+            "", "", (machine.peak_bytes() - before) / GIB, 3, at_least=False,
         )  # fmt: skip
 
     yield _lp_plus_plus(text, one)

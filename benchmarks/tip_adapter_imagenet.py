@@ -5,7 +5,6 @@ this file, is a plot of the two curves.
 """
 
 import math
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,11 +69,6 @@ def growth(sizes: Sequence[int], seconds: Sequence[float]) -> float:
     return math.log(seconds[-1] / seconds[0]) / math.log(sizes[-1] / sizes[0])
 
 
-def peak_bytes() -> int:
-    """Return the most memory that this process has held."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def plot(curves: dict[str, tuple[list[int], list[float]]]) -> None:
     """Draw the time of scoring against the size."""
     from matplotlib.figure import Figure as Canvas
@@ -95,14 +89,14 @@ def figures() -> Iterator[Figure]:
     key_label = torch.arange(len(keys)) % CLASSES
     with torch.inference_mode():
         head = head_of(keys, key_label)
-        before = peak_bytes()
+        before = machine.peak_bytes()
         by_test, by_cache = [], []
         for part in PARTS:
             by_test.append(score(head, images[: int(part * IMAGES)]))
             own = int(part * len(keys))
             by_cache.append(score(head_of(keys[:own], key_label[:own]), images[: IMAGES // 4]))
         searching = search(head, images, label)
-        beyond = (peak_bytes() - before) / GIB
+        beyond = (machine.peak_bytes() - before) / GIB
     size = f"{IMAGES:,} × {len(keys):,} × {CLASSES:,}, D={DIMENSIONS}"
     yield Figure(
         f"Tip-Adapter, {size}: GiB beyond the inputs, scoring and search",

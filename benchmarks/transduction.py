@@ -4,10 +4,8 @@
 and the texts near those, so that CLIP is right for most, as on ImageNet.
 """
 
-import resource
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,6 @@ from benchmarks.tip_adapter_imagenet import (
     DIMENSIONS,
     IMAGES,
     LOGIT_SCALE,
-    peak_bytes,
 )  # fmt: skip
 from src.heads.stata import StatA
 from src.heads.transclip import TransClip
@@ -75,11 +72,6 @@ def plain_transclip(images: Tensor, text: Tensor) -> Tensor:
     return z
 
 
-def resident_bytes() -> int:
-    """Return the memory that this process holds now (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 def measured(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """Run once; give the seconds and the predictions."""
     began = time.perf_counter()
@@ -93,11 +85,11 @@ def figures() -> Iterator[Figure]:
     transclip = TransClip(text, LOGIT_SCALE)
     stata = StatA(text, LOGIT_SCALE, 1.0)
     with torch.inference_mode():
-        before, beyond = resident_bytes(), []
+        before, beyond = machine.resident_bytes(), []
         seconds, found = measured(lambda: transclip(images))
-        beyond.append((peak_bytes() - before) / GIB)
+        beyond.append((machine.peak_bytes() - before) / GIB)
         of_stata, found_by_stata = measured(lambda: stata(images))
-        beyond.append((peak_bytes() - before) / GIB)
+        beyond.append((machine.peak_bytes() - before) / GIB)
         plain, expected = measured(lambda: plain_transclip(images, text))
         clip = F.normalize(images, dim=1) @ F.normalize(text, dim=1).T
 
