@@ -1,37 +1,20 @@
-"""The frozen CLIP: global and spatial image features, and text features."""
+"""The frozen CLIP: its image features and its text features."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from torchvision.transforms import Compose
 
+from src.clip import text
 from src.clip.crops import AnyAugmentation, CloudAugmentation, Crop, CropTransform
+from src.clip.text import TextFeatures
 from src.clip.weights import load_model
-from src.data.text_files import at_most
 from src.errors import UserError
-
-PROMPTS_PER_PASS = 256
-SAME_TEXT = 1 - 1e-6
-"""Cosine similarity from which two classes cannot be told apart in float32."""
-
-
-class TextFeatures(NamedTuple):
-    """The text features of some classes, float32 `[c, d]`.
-
-    Attributes:
-        text: the ensemble of Radford et al. (2021), section 3.1.4: each prompt's feature is
-            normalised, the mean over a class's prompts is normalised again. Of length 1.
-        raw_text: the mean of the prompts' features as CLIP gives them. TaskRes and CLAP start from
-            it, and its length matters to them: about 10 for OpenAI's ViT-B/32.
-    """
-
-    text: Float[Tensor, "c d"]
-    raw_text: Float[Tensor, "c d"]
 
 
 class Projection(NamedTuple):
@@ -223,12 +206,8 @@ class FrozenClip(nn.Module):
             UserError: as `encode_text`, but for classes that are alike.
         """
         flat = [prompt for of_class in prompts for prompt in of_class]
-        self._check_prompts(flat)
-        chunks = [
-            self._encode_tokens(self.tokenizer(flat[start : start + PROMPTS_PER_PASS]))
-            for start in range(0, len(flat), PROMPTS_PER_PASS)
-        ]
-        return torch.cat(chunks).float()
+        text.check_prompts(flat, self.tokenizer, self.model, self.architecture)
+        return text.encode(flat, self.tokenizer, self.model)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[Sequence[str]]) -> TextFeatures:
@@ -241,105 +220,9 @@ class FrozenClip(nn.Module):
             UserError: a prompt is longer than the model's context or has a word that the model
                 never saw in training, or two classes with different prompts get the same feature.
         """
-        raw = self.encode_prompts(prompts)
-        sizes = [len(of_class) for of_class in prompts]
-        features = normalize(_means(normalize(raw, dim=-1), sizes), dim=-1)
-        self._check_distinct(features, prompts)
-        return TextFeatures(features, _means(raw, sizes))
-
-    def _encode_tokens(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
-        model = self.model
-        tokens = tokens.to(model.logit_scale.device)
-        if getattr(model, "text_pool_type", None) != "argmax" or model.attn_mask is None:
-            return model.encode_text(tokens)
-        # A causal tower that is read at the end of the text never sees the padding behind it:
-        # without the padding it gives the same features, for prompts of 10 tokens 9 times faster.
-        length = int(tokens.argmax(dim=-1).max()) + 1
-        shortened = {
-            "model.positional_embedding": model.positional_embedding[:length],
-            "model.attn_mask": model.attn_mask[:length, :length],
-        }
-        features: Tensor = torch.func.functional_call(
-            _TextEncoder(model), shortened, tokens[:, :length]
-        )
+        features = text.join(self.encode_prompts(prompts), [len(one) for one in prompts])
+        text.check_distinct(features.text, prompts, self.architecture)
         return features
-
-    def _check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse what open_clip's own tokenizer would cut off or the model cannot read."""
-        from open_clip import SimpleTokenizer
-
-        if not isinstance(self.tokenizer, SimpleTokenizer):
-            return
-        for prompt in prompts:
-            length = len(self.tokenizer.encode(prompt)) + 2  # the start and the end of the text
-            if length > self.tokenizer.context_length:
-                raise UserError(
-                    f"the prompt {prompt!r} has {length} tokens and {self.architecture} reads "
-                    f"{self.tokenizer.context_length}: shorten the prompt or the class name."
-                )
-        embedding = getattr(self.model, "text", self.model).token_embedding
-        check_words(prompts, self.tokenizer, embedding, self.architecture)
-
-    def _check_distinct(
-        self, features: Float[Tensor, "c d"], prompts: Sequence[Sequence[str]]
-    ) -> None:
-        pairs = ((features @ features.T).triu(diagonal=1) > SAME_TEXT).nonzero().tolist()
-        same = [
-            f"{prompts[i][0]!r} and {prompts[j][0]!r}"
-            for i, j in pairs
-            if list(prompts[i]) != list(prompts[j])
-        ]
-        if same:
-            raise UserError(
-                f"{self.architecture} cannot tell apart {at_most(same)}: their text features are "
-                "equal. Rename or merge the classes."
-            )
-
-
-class _TextEncoder(nn.Module):
-    """Encodes text, not normalised, as a call of a module, which `functional_call` needs."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
-        features: Tensor = self.model.encode_text(tokens)
-        return features
-
-
-def _means(rows: Float[Tensor, "p d"], sizes: Sequence[int]) -> Float[Tensor, "c d"]:
-    """Average consecutive groups of rows, whose sizes are given in order."""
-    return torch.stack([group.mean(dim=0) for group in torch.split(rows, list(sizes))])
-
-
-def check_words(
-    prompts: Sequence[str], tokenizer: Any, embedding: nn.Embedding, architecture: str
-) -> None:
-    """Refuse words that a model never saw in training: their rows of the token table are zero.
-
-    Args:
-        prompts: the prompts to check, of any length.
-        tokenizer: open_clip's SimpleTokenizer.
-        embedding: the model's token table.
-        architecture: the model's name, for the message.
-
-    Raises:
-        UserError: some word is unknown; up to five of them and their prompts are named.
-    """
-    unseen = set((~embedding.weight.any(dim=1)).nonzero().flatten().tolist())
-    unknown: dict[str, str] = {}
-    for prompt in prompts:
-        if not unseen.isdisjoint(tokenizer.encode(prompt)):
-            for word in tokenizer.pat.findall(tokenizer.clean_fn(prompt)):
-                if not unseen.isdisjoint(tokenizer.encode(word)):
-                    unknown.setdefault(word, prompt)
-    if unknown:
-        raise UserError(
-            f"{architecture} does not know the word(s) {at_most(unknown)} (as in "
-            f"{at_most(map(repr, dict.fromkeys(unknown.values())))}): rename the classes, "
-            "change the template, or choose another backbone."
-        )
 
 
 def _trunk(visual: Any, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n s width"]:

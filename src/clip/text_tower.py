@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from src.clip.model import FrozenClip, check_words
+from src.clip.model import FrozenClip
+from src.clip.text import check_words
 from src.data.prompts import make_prompts
 from src.errors import UserError
 

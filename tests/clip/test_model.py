@@ -238,7 +238,7 @@ def test_the_model_is_frozen_and_in_evaluation_mode() -> None:
 def test_text_features_are_the_plain_loop(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.clip.model.PROMPTS_PER_PASS", 2)
+    monkeypatch.setattr("src.clip.text.PROMPTS_PER_PASS", 2)
     clip = FrozenClip.load(architecture, None)
     if architecture.startswith("small"):
         scattered(clip.model)
