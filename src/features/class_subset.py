@@ -27,7 +27,7 @@ class ClassSubset:
     """
 
     def __init__(self, source: FeatureSource, classes: Sequence[int]) -> None:
-        """Take the classes whose labels in `source` are `classes`, in ascending order."""
+        """Take the classes whose labels in `source` are `classes`, which become 0, 1 and so on."""
         self._source, self._classes = source, torch.tensor(list(classes))
         self._number = torch.full((len(source.class_names),), -1)
         self._number[self._classes] = torch.arange(len(self._classes))

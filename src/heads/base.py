@@ -88,7 +88,7 @@ class Head(nn.Module):
     sees: Literal["image", "stream", "set"] = "image"
     needs_every_class: ClassVar[bool] = False
     depth_maps: ClassVar[Literal["each", "joint", "refused"]] = "each"
-    carries_over: ClassVar[bool] = False
+    carries_over: bool = False
     frozen: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ class MultiView(Head):
         """
         super().__init__()
         self.head: Any = head
-        self.inputs, self.sees = head.inputs, head.sees
+        self.inputs, self.sees, self.carries_over = head.inputs, head.sees, head.carries_over
         self.searched = (*head.searched, "view_weights")
         self.register_buffer("weights", torch.zeros(len(view_weights)))
         self.view_weights = list(view_weights)

@@ -20,8 +20,6 @@ from src.errors import UserError
 from src.job.clock import Clock
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from src.features.datamodule import Features
     from src.features.source import FeatureSource
     from src.heads.support import Support
@@ -130,12 +128,14 @@ def evaluate(
     features: "tuple[FeatureSource, Features]",
     method: "Method",
     support: "Support | None",
-    text: "Tensor",
+    adapted: "FeatureSource",
     result: "Result",
 ) -> "Result":
     """Test the adapted `method` on a further dataset, over its classes only, and record it.
 
-    Classes of its own are answered for by the head's rule for those (`Head.for_classes`).
+    Classes of its own are answered for by the head's rule for those (`Head.for_classes`). So are
+    some of the classes adapted to where images are looked at together: those of other classes must
+    not draw any of them.
 
     The temperature and the threshold of sets are those of the dataset adapted on: there, the sets'
     coverage is promised for new images, and here it is not.
@@ -146,20 +146,23 @@ def evaluate(
         features: what `test_features` gave for it.
         method: the very method of the run.
         support: what its head was shown.
-        text: class text features `[c, d]` of the dataset adapted on.
+        adapted: the dataset adapted on.
         result: the run's record. That of the evaluation differs from it only in what is found here.
     """
+    from src.features.class_subset import ClassSubset
     from src.job import calibrating, protocols, recording, testing
     from src.job.trainer import make_trainer
     from src.results.scores import make_metrics
 
     source, test = features
     clock = Clock()
+    among = source if other.classes is None else ClassSubset(adapted, other.classes)
+    classes = other.classes
+    if classes is None or (method.sees_test_images and method.head.carries_over):
+        method = protocols.for_other_classes(cfg, method, support, among)
+        classes = range(len(among.class_names))
     if other.classes is None:
-        method = protocols.for_other_classes(cfg, method, support, source)
         result = replace(result, conformal={})  # its sets are of other classes
-    classes = range(len(source.class_names)) if other.classes is None else other.classes
-    text = source.text if other.classes is None else text[list(classes)]
     data = testing.make_test_data(cfg, method, test)
     with (
         clock("test"),
@@ -176,7 +179,7 @@ def evaluate(
         metrics=metrics,
         saw_test_images=method.sees_test_images,
         **recording.tested(method, data),
-        **recording.beside(cfg, method, data, source, text),
+        **recording.beside(cfg, method, data, source, among.text),
         n_classes=len(classes),
         skipped_images=len(source.skipped_images),
         timings_s=clock.seconds,

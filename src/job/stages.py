@@ -84,7 +84,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
     result = recording.make_result(cfg, dataset, source, data, method, metrics, adapted, clock)
     recording.save_adapted(output, cfg, source, trainer, method, result)
     evaluations = [
-        shift.evaluate(cfg, other, features, method, support, source.text, result)
+        shift.evaluate(cfg, other, features, method, support, source, result)
         for other, features in zip(others, elsewhere, strict=True)
     ]
     attention_images.draw(cfg, dataset, method, data)

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from src.config import build, compose
 from src.data.images import ImageArrays, ImageFiles
 from src.errors import UserError
+from src.heads.transclip import TransClip
 from src.job.shift import find_classes
 from src.results.record import Result
+from src.store.entry import open_entry
 from tests import replica
 from tests.cli import calipers, refused
 
@@ -75,6 +78,44 @@ def test_imagenet_a_is_scored_only_over_its_own_classes(run):
     assert predictions["logits"].shape == (found["n_test"], found["n_classes"])
     right = predictions["logits"].argmax(1) == predictions["label"]
     assert 100 * right.mean() == pytest.approx(found["accuracy"], abs=1e-4)
+
+
+def test_images_that_are_looked_at_together_are_not_drawn_by_classes_that_are_not_there(
+    run, tmp_path
+):
+    data = run[0].parent / "data"
+    done = calipers(
+        tmp_path, "method=transclip", "dataset=imagenet", "eval_dataset=imagenet_a", *replica.TINY,
+        "logger=none", "save_predictions=true", f"paths.data={data}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text, scale = stored(tmp_path / "features/imagenet", "text")
+    image, _ = stored(tmp_path / "features/imagenet_a", "global")
+    found = load_file(tmp_path / "output/eval/imagenet_a/predictions.safetensors")["logits"]
+    wanted, known = (names_of(data, name) for name in ("imagenet_a", "imagenet"))
+    assert len(wanted.class_names) < len(known.class_names)
+    classes = find_classes(wanted, known, "imagenet_a")
+    expected = TransClip(text[classes], scale)(image.float())
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+    record = Result.read(tmp_path / "output/eval/imagenet_a/result.json")
+    right = (image.float() @ text[classes].T).argmax(dim=1).numpy()
+    label = load_file(tmp_path / "output/eval/imagenet_a/predictions.safetensors")["label"]
+    assert record.zero_shot == pytest.approx(100 * (right == label).mean())
+
+
+def stored(folder, name):
+    """Read the one entry of a dataset that holds a tensor, and its logit scale if it is a text."""
+    for path in folder.iterdir():
+        entry = open_entry(path) if path.is_dir() else None
+        if entry is not None and name in entry.names:
+            return entry.tensor(name), float(entry.manifest["made_by"].get("logit_scale", 0))
+    raise AssertionError(f"there is no {name} in {folder}")
+
+
+def names_of(data, name):
+    cfg = compose([f"dataset={name}"])
+    cfg.paths.data = str(data)
+    return build(cfg.dataset.reader)
 
 
 def test_a_sweep_keeps_them_in_one_job_and_apart_in_the_table(run, tmp_path):
