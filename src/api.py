@@ -108,6 +108,7 @@ def fit(
             backbone=cfg.backbone.name,
             architecture=cfg.backbone.architecture,
             pretrained=cfg.backbone.pretrained,
+            preprocessing=assembly.preprocessing_of(cfg),
             precision=cfg.backbone.precision,
             batch_size=cfg.backbone.batch_size,
             store=FeatureStore(scratch if features is None else Path(features)),

@@ -26,7 +26,7 @@ COMMANDS = {
     "predict": Command("src.predict", "classify new pictures with what a run adapted"),
     "export": Command("src.export", "write what a run adapted for other programs"),
     "report": Command("src.report", "tables, plots and one page of all runs below some folders"),
-    "features": Command("src.store", "list, verify or remove the features on disk"),
+    "features": Command("src.features", "list, verify or remove what is stored; judge a precision"),
     "methods": Command("src.methods", "a table of all methods"),
     "depth-maps": Command("src.depth_maps", "a picture of what CLIP sees of point clouds"),
     "demo": Command("src.demo", "try in a browser what a run adapted"),

@@ -63,6 +63,10 @@ WITH_VALUE = {
 """Hydra's options that a value follows."""
 
 
+RESIZE_MODES = ("shortest", "longest", "squash")
+"""How open_clip brings images to the size of a model."""
+
+
 WITHOUT_VALIDATION = {"fixed", "validation_free"}
 """Ways of selection that look at no labelled image beside the support set."""
 
@@ -88,6 +92,10 @@ ADDED_LATER = {"coverage": "conformal", "calibrate": "calibrate", "conformal": "
 their hash and their label."""
 
 
+ADDED_WITHIN = (("dataset", "descriptors"), ("dataset", "waffle"), ("backbone", "preprocessing"))
+"""As `ADDED_LATER`, but settings of a group, which change nothing where they are null."""
+
+
 def config_hash(cfg: DictConfig) -> str:
     """Hash the parts of a configuration that can change what a run finds.
 
@@ -100,9 +108,9 @@ def config_hash(cfg: DictConfig) -> str:
     del relevant["stream"]  # it is among the settings of the methods that see a stream
     for described in ("settings", "about"):
         relevant["method"].pop(described, None)
-    for added in ("descriptors", "waffle"):
-        if relevant["dataset"].get(added) is None:
-            relevant["dataset"].pop(added, None)
+    for group, added in ADDED_WITHIN:
+        if relevant[group].get(added) is None:
+            relevant[group].pop(added, None)
     for added, in_use_by in ADDED_LATER.items():
         if relevant[in_use_by] is None:
             del relevant[added]
@@ -253,8 +261,9 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: a mandatory value or the checkpoint is missing, there is an unknown key, a number
             is out of range, `dataset.name` or one of `tags` is no text, `backbone.name` belongs to
-            another backbone, `on_bad_image` is neither `stop` nor `skip`, there is no such
-            calibration, or no validation image for it, or no such protocol.
+            another backbone, `backbone.preprocessing` has no known form, `on_bad_image` is neither
+            `stop` nor `skip`, there is no such calibration, or no validation image for it, or no
+            such protocol.
     """
     if missing := sorted(_known_keys() - {"hydra", *map(str, cfg)}):
         raise UserError(f"the configuration lacks {missing[0]}: leave ~{missing[0]} out.")
@@ -274,6 +283,7 @@ def validate(cfg: DictConfig) -> None:
             f"dataset.name={cfg.dataset.name} is not text: quote it, as 'dataset.name=\"mine\"'."
         )
     check_backbone(cfg)
+    _check_preprocessing(cfg.backbone.get("preprocessing"))
     _check_numbers(cfg)
     _check_selection(cfg)
     _check_calibration(cfg)
@@ -293,6 +303,33 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(
             f"on_bad_image={cfg.on_bad_image} is neither stop nor skip: choose one of them."
         )
+
+
+def _check_preprocessing(given: Any) -> None:
+    if given is None or (isinstance(given, str) and given):
+        return
+    settings: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    wrong = ["it"]
+    if isinstance(settings, dict) and settings:
+        wrong = [str(key) for key, value in settings.items() if not _prepares(key, value)]
+    if wrong:
+        raise UserError(
+            f"backbone.preprocessing={settings}: {wrong[0]} is wrong. Give a tag of open_clip, as "
+            "openai, or some of {mean: [0.5,0.5,0.5], std: [0.5,0.5,0.5], interpolation: bicubic, "
+            "resize_mode: squash}; interpolation is bicubic or bilinear, and resize_mode shortest, "
+            "longest or squash."
+        )
+
+
+def _prepares(key: Any, value: Any) -> bool:
+    if key in ("mean", "std"):
+        numbers = isinstance(value, list) and len(value) == 3
+        least = 0 if key == "std" else -math.inf
+        return numbers and all(
+            isinstance(one, int | float) and least < one < math.inf for one in value
+        )
+    choices = {"interpolation": ("bicubic", "bilinear"), "resize_mode": RESIZE_MODES}
+    return value in choices.get(key, ())
 
 
 def _check_numbers(cfg: DictConfig) -> None:

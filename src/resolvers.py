@@ -3,6 +3,8 @@
 Importing this registers the resolvers with OmegaConf.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -17,7 +19,7 @@ from src.files import CONFIG_DIR, ROOT
 SETTINGS = CONFIG_DIR / "settings"
 DEFAULTS = "defaults"
 """Where the settings of a run come from that no table has a row for."""
-LOCAL_DIR = "local-dir:"
+LOCAL_DIR, HUB = "local-dir:", "hf-hub:"
 
 
 def settings_from(cfg: DictConfig) -> str:
@@ -44,8 +46,8 @@ def check_backbone(cfg: DictConfig) -> None:
     if name in _backbones() and _backbones()[name] != _identity(cfg.backbone):
         raise UserError(
             f"backbone.name={name} stands for other weights than backbone.architecture="
-            f"{cfg.backbone.architecture} backbone.pretrained={cfg.backbone.pretrained}: give "
-            "another name, or leave it out."
+            f"{cfg.backbone.architecture} backbone.pretrained={cfg.backbone.pretrained}, or for "
+            "another backbone.preprocessing: give another name, or leave it out."
         )
 
 
@@ -73,30 +75,41 @@ def _table(path: Path) -> Any:
 
 def _backbone_name(*, _root_: DictConfig) -> str:
     """`${backbone_name:}`: the name that belongs to the architecture and the weights."""
-    architecture, pretrained = _identity(_root_.backbone)
+    architecture, pretrained, preprocessing = identity = _identity(_root_.backbone)
     for name, known in _backbones().items():
-        if known == (architecture, pretrained):
+        if known == identity:
             return name
     if architecture.startswith(LOCAL_DIR):
         parts = ["local", Path(architecture.removeprefix(LOCAL_DIR)).name]
+    elif architecture.startswith(HUB):
+        parts = ["hub", architecture.removeprefix(HUB)]
     elif pretrained is None:
         parts = [architecture, "random"]
     else:
         parts = [architecture, Path(pretrained).stem if "/" in pretrained else pretrained]
+    if preprocessing is not None:
+        short = hashlib.sha256(preprocessing.encode()).hexdigest()[:8]
+        parts.append(f"prepared_{short}" if "{" in preprocessing else preprocessing)
     return re.sub(r"[^\w.-]+", "_", "-".join(parts))
 
 
 @cache
-def _backbones() -> dict[str, tuple[str, str | None]]:
-    """List the backbones of `conf/backbone`: their architecture and weights by name."""
+def _backbones() -> dict[str, tuple[str | None, ...]]:
+    """List the backbones of `conf/backbone`: their architecture, weights and preprocessing."""
     files = sorted((CONFIG_DIR / "backbone").glob("*.yaml"))
     nodes = {file.stem: OmegaConf.load(file) for file in files}
     return {name: _identity(node) for name, node in nodes.items() if node.architecture}
 
 
-def _identity(backbone: Any) -> tuple[str, str | None]:
-    pretrained = backbone.pretrained
-    return str(backbone.architecture), None if pretrained is None else str(pretrained)
+def _identity(backbone: Any) -> tuple[str, str | None, str | None]:
+    pretrained, preprocessing = backbone.pretrained, backbone.get("preprocessing")
+    if OmegaConf.is_config(preprocessing):
+        preprocessing = json.dumps(OmegaConf.to_container(preprocessing), sort_keys=True)
+    return (
+        str(backbone.architecture),
+        None if pretrained is None else str(pretrained),
+        None if preprocessing is None else str(preprocessing),
+    )
 
 
 def _stream_batch(default: int, *, _root_: DictConfig) -> int:

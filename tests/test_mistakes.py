@@ -19,6 +19,8 @@ MISTAKES = [
     ("+trainer.max_epochs=3", "give method.training.epochs"),
     ("+trainer.max_steps=3", "give method.training.epochs"),
     ("+trainer.precision=16-mixed", "give backbone.precision"),
+    ("backbone.precision=half", "backbone.precision=half: Precision 'half' is invalid"),
+    ("backbone.precision=32", "Lightning takes 32-true for it here"),
     ("+trainer.callbacks=[]", "choose callbacks="),
     ("+trainer.limit_predict_batches=1", "the run decides it"),
     ("+trainer.gradient_clip=1", "has no setting 'gradient_clip' (did you mean"),

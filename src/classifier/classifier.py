@@ -231,7 +231,7 @@ def load(folder: str | Path) -> Classifier:
     about = read_about(folder / ABOUT)
     tensors = read_state(folder / STATE, about)
     architecture = here(about.architecture)
-    if weights_id(architecture, about.pretrained) != about.weights:
+    if weights_id(architecture, about.pretrained, about.preprocessing) != about.weights:
         raise UserError(
             f"{folder} belongs to {about.backbone} with the weights {about.weights}, and those of "
             f"{architecture} here are others: get the weights that it was made with."
@@ -245,7 +245,7 @@ def load_clip(about: About) -> FrozenClip:
     """Load the backbone of a classifier."""
     architecture = here(about.architecture)
     if about.view_weights is None:
-        return FrozenClip.load(architecture, about.pretrained)
+        return FrozenClip.load(architecture, about.pretrained, about.preprocessing)
     return DepthMapClip.load_for(architecture, about.pretrained, len(about.view_weights))
 
 

@@ -45,9 +45,12 @@ class About:
         class_names: in the order of the labels.
         prompts: of each class; empty if they are not known.
         logit_scale: the factor on cosine similarities.
+        logit_bias: what models trained with a sigmoid add to the scaled similarities, before it; 0
+            for others. It changes neither which class is the best nor softmax probabilities.
         backbone: its name.
         architecture: open_clip's name, or `local-dir:` and a folder.
         pretrained: the tag or file of its weights; None where the architecture has its own.
+        preprocessing: how images are prepared, where not as the weights say.
         weights: the identity of the weights, by which another copy of them is known.
         precision: Lightning's name of that in which CLIP computes.
         inputs: the features that the head takes.
@@ -75,6 +78,8 @@ class About:
     precision: str
     inputs: list[str]
     adapted_on: dict[str, Any]
+    logit_bias: float = 0.0
+    preprocessing: str | dict[str, Any] | None = None
     points: int | None = None
     temperature: float = 1.0
     conformal: dict[str, Any] | None = None

@@ -1,13 +1,15 @@
 """Text features of prompts, and prompts that a model cannot read."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from src.clip import tokenizers
+from src.clip.tokenizers import Reading
 from src.data.text_files import at_most
 from src.errors import UserError
 
@@ -81,24 +83,29 @@ def _means(rows: Float[Tensor, "p d"], sizes: Sequence[int]) -> Float[Tensor, "c
 
 
 def check_prompts(prompts: Sequence[str], tokenizer: Any, model: Any, architecture: str) -> None:
-    """Refuse what open_clip's own tokenizer would cut off or the model cannot read.
+    """Refuse what open_clip's own tokenizers would cut off or the model cannot read.
 
     Raises:
         UserError: a prompt is too long, or has a word that the model never saw in training.
     """
-    from open_clip import SimpleTokenizer
-
-    if not isinstance(tokenizer, SimpleTokenizer):
+    read = tokenizers.reading(tokenizer)
+    if read is None:
         return
     for prompt in prompts:
-        length = len(tokenizer.encode(prompt)) + 2  # the start and the end of the text
+        length = len(read.encode(prompt)) + read.around
         if length > tokenizer.context_length:
             raise UserError(
                 f"the prompt {prompt!r} has {length} tokens and {architecture} reads "
                 f"{tokenizer.context_length}: shorten the prompt or the class name."
             )
-    embedding = getattr(model, "text", model).token_embedding
-    check_words(prompts, tokenizer, embedding, architecture)
+    check_words(prompts, read, _token_table(model), architecture)
+
+
+def _token_table(model: Any) -> nn.Embedding:
+    text = getattr(model, "text", model)
+    # A text tower of transformers has a method for it.
+    table = getattr(text, "token_embedding", None) or text.transformer.get_input_embeddings()
+    return cast(nn.Embedding, table)
 
 
 def check_distinct(
@@ -123,26 +130,31 @@ def check_distinct(
 
 
 def check_words(
-    prompts: Sequence[str], tokenizer: Any, embedding: nn.Embedding, architecture: str
+    prompts: Sequence[str], read: Reading, embedding: nn.Embedding, architecture: str
 ) -> None:
-    """Refuse words that a model never saw in training: their rows of the token table are zero.
+    """Refuse words that a model cannot know.
+
+    Either they are not in the vocabulary, or the model never saw them in training: their rows of
+    the token table are zero.
 
     Args:
         prompts: the prompts to check, of any length.
-        tokenizer: open_clip's SimpleTokenizer.
+        read: how the model's tokenizer reads them.
         embedding: the model's token table.
         architecture: the model's name, for the message.
 
     Raises:
         UserError: some word is unknown; up to five of them and their prompts are named.
     """
-    unseen = set((~embedding.weight.any(dim=1)).nonzero().flatten().tolist())
+    unseen = set((~embedding.weight.any(dim=1)).nonzero().flatten().tolist()) | read.unknown
+
+    def strange(text: str) -> bool:
+        return not unseen.isdisjoint(read.encode(text))
+
     unknown: dict[str, str] = {}
-    for prompt in prompts:
-        if not unseen.isdisjoint(tokenizer.encode(prompt)):
-            for word in tokenizer.pat.findall(tokenizer.clean_fn(prompt)):
-                if not unseen.isdisjoint(tokenizer.encode(word)):
-                    unknown.setdefault(word, prompt)
+    for prompt in filter(strange, prompts):
+        for word in list(filter(strange, read.words(prompt))) or [prompt]:
+            unknown.setdefault(word, prompt)
     if unknown:
         raise UserError(
             f"{architecture} does not know the word(s) {at_most(unknown)} (as in "

@@ -1,6 +1,7 @@
 """The frozen text tower of CLIP, for prompts that are partly learned."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from src.clip.model import FrozenClip
 from src.clip.text import check_words
+from src.clip.tokenizers import reading
 from src.data.prompts import make_prompts
 from src.errors import UserError
 
@@ -27,21 +29,12 @@ class TextTower(nn.Module):
         Raises:
             UserError: the text tower is not CLIP's: causal, its text ended by the highest token.
         """
-        from open_clip import SimpleTokenizer
-
         super().__init__()
         text = getattr(clip.model, "text", clip.model)
-        pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
-        if (
-            not isinstance(clip.tokenizer, SimpleTokenizer)
-            or pool != "argmax"
-            or text.attn_mask is None
-            or getattr(text, "cls_emb", None) is not None
-            or not isinstance(text.text_projection, nn.Parameter)
-        ):
+        if other := _unlike_clips(text, clip.tokenizer):
             raise UserError(
-                f"this method learns the context of a CLIP text transformer, and that of "
-                f"{clip.architecture} is of another kind: choose another backbone or method."
+                "this method learns the context of a text transformer as OpenAI's CLIP has it, and "
+                f"{clip.architecture} {other}: choose a backbone as OpenAI's, or another method."
             )
         self.architecture, self.tokenizer = clip.architecture, clip.tokenizer
         self.token_embedding = text.token_embedding
@@ -77,7 +70,9 @@ class TextTower(nn.Module):
                     f"{self.architecture} reads {self.tokenizer.context_length}: shorten the class "
                     "name or lower n_context."
                 )
-        check_words(names, self.tokenizer, self.token_embedding, self.architecture)
+        read = reading(self.tokenizer)
+        assert read is not None
+        check_words(names, read, self.token_embedding, self.architecture)
         tokens = self.tokenizer(["X " * n_context + name for name in names])
         tokens = tokens.to(self.positional_embedding.device)
         ends = tokens.argmax(dim=-1)
@@ -153,3 +148,19 @@ class TextTower(nn.Module):
         last = length - 1 + used.sum(dim=1).cumsum(dim=0)
         features: Tensor = self.ln_final(output[:, last]) @ self.text_projection
         return features
+
+
+def _unlike_clips(text: Any, tokenizer: Any) -> str:
+    """Say in what a model's text tower is unlike CLIP's; nothing where it is alike."""
+    from open_clip import SimpleTokenizer
+
+    if not isinstance(tokenizer, SimpleTokenizer):
+        return "has another tokenizer, as SigLIP's or that of a language model"
+    if text.attn_mask is None:
+        return "reads its text in both directions"
+    pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+    if pool != "argmax" or getattr(text, "cls_emb", None) is not None:
+        return "reads the text's feature at another token than its end"
+    if not isinstance(text.text_projection, nn.Parameter):
+        return "projects it by another layer than a matrix"
+    return ""

@@ -8,9 +8,7 @@ import hashlib
 import json
 import logging
 import textwrap
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,37 +17,73 @@ import torch
 from torch import nn
 from torchvision.transforms import Compose
 
+from src.clip import hub, tokenizers
+from src.clip.checkpoints import load_into
+from src.clip.hub import CONFIG_NAME, HUB
+from src.clip.preprocessing import (
+    OPENAI,
+    Preprocessing,
+    in_words,
+    is_openais,
+    marked,
+    resolved,
+    unlike_openais,
+)
+from src.clip.quiet import quiet
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
 LOCAL_DIR = "local-dir:"
-CONFIG_NAME = "open_clip_config.json"
-WEIGHTS_NAMES = ("open_clip_model.safetensors", "model.safetensors")  # open_clip's preference
+WEIGHTS_NAMES = (
+    "open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin",
+)  # fmt: skip
+"""What a folder may hold, in the order of preference."""
 QUICK_GELU = "-quickgelu"
 RANDOM_SEED = 0
 
 
-def weights_id(architecture: str, pretrained: str | None) -> str:
-    """Identify weights without loading them, and without importing open_clip.
+def weights_id(
+    architecture: str, pretrained: str | None, preprocessing: Preprocessing = None
+) -> str:
+    """Identify weights, and how images are prepared for them, without importing open_clip.
 
     Equal ids mean equal features: a file is known by its content, wherever it lies; a tag by its
     name, which open_clip keeps for the same weights; random weights by the version of torch, whose
-    initialisation decides them. A tag is not checked here.
+    initialisation decides them. A tag is not checked here. Models of the Hub are fetched.
 
     Raises:
-        UserError: a `local-dir:` lacks its configuration or weights, or `pretrained` is set too.
+        UserError: a `local-dir:` lacks its configuration or weights, a model of the Hub cannot be
+            fetched or is damaged, or `pretrained` is set too.
     """
+    return marked(_weights_id(architecture, pretrained), preprocessing)
+
+
+def _weights_id(architecture: str, pretrained: str | None) -> str:
     checkpoint = _checkpoint(architecture, pretrained)
     if checkpoint is None:
         return f"{architecture}/{pretrained or f'random-{torch.__version__}'}"
-    if architecture.startswith(LOCAL_DIR):
-        return f"sha256:{_sha256(checkpoint.parent / CONFIG_NAME)}/sha256:{_sha256(checkpoint)}"
-    return f"{architecture}/sha256:{_sha256(checkpoint)}"
+    digest = _sha256(checkpoint)
+    if architecture.startswith(HUB):
+        hub.check_file(checkpoint, digest)
+    if _has_config(architecture):
+        return f"sha256:{_sha256(checkpoint.parent / CONFIG_NAME)}/sha256:{digest}"
+    return f"{architecture}/sha256:{digest}"
+
+
+def preprocessing_of(
+    architecture: str, pretrained: str | None, preprocessing: Preprocessing
+) -> str:
+    """Say where it comes from how images are prepared: a configuration, a tag or a setting."""
+    if preprocessing is not None:
+        return in_words(preprocessing)
+    if _has_config(architecture):
+        return CONFIG_NAME
+    return OPENAI if pretrained is None or Path(pretrained).is_file() else pretrained
 
 
 def load_model(
-    architecture: str, pretrained: str | None
+    architecture: str, pretrained: str | None, preprocessing: Preprocessing = None
 ) -> tuple[nn.Module, Any, Compose]:  # open_clip's tokenizers share no type
     """Build a model in float32 and load its weights, downloading those of a tag.
 
@@ -57,39 +91,44 @@ def load_model(
     TorchScript archive (`RN50.pt` and so on), accepted by its SHA-256.
 
     Args:
-        architecture: a name known to open_clip, or `local-dir:` and a folder with
-            `open_clip_config.json` and `open_clip_model.safetensors` (or `model.safetensors`).
+        architecture: a name known to open_clip; `local-dir:` and a folder with
+            `open_clip_config.json` and one of `WEIGHTS_NAMES`; or `hf-hub:owner/name`, such a
+            folder on the Hugging Face Hub.
         pretrained: a tag known to open_clip, a checkpoint file (preprocessed as OpenAI's models
-            are; a `local-dir:` states its own preprocessing), or None: the weights in the
-            `local-dir:`, otherwise random weights, always the same.
+            are; folders and models of the Hub state their own preprocessing), or None: the weights
+            in the folder or on the Hub, otherwise random weights, always the same.
+        preprocessing: how images are prepared, where not as the weights say.
 
     Returns:
         The model, its tokenizer, and the inference transform, PIL image to float32 `[3, H, W]`.
 
     Raises:
-        UserError: the architecture or the tag is unknown, the tag's weights were trained with the
-            other GELU or cannot be downloaded, a file does not hold weights of this architecture,
-            or the text tower needs a package that is not installed.
+        UserError: the architecture, the tag or that of the preprocessing is unknown, the tag's
+            weights were trained with the other GELU, something cannot be downloaded, a file does
+            not hold weights of this architecture, or the text tower needs a package that is not
+            installed.
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     checkpoint = _checkpoint(architecture, pretrained)
-    if architecture.startswith(LOCAL_DIR):
-        _check_trust(Path(architecture.removeprefix(LOCAL_DIR)) / CONFIG_NAME)
+    if _has_config(architecture) and checkpoint is not None:
+        _check_trust(checkpoint.parent / CONFIG_NAME)
     else:
         _check_architecture(architecture)
+    chosen = resolved(preprocessing, architecture)
     openai_archive = checkpoint is not None and _is_openai_archive(architecture, checkpoint)
     tag = "openai" if openai_archive else pretrained if checkpoint is None else None
     published = {} if tag is None else _tag_config(architecture, tag)
-    with _quiet():
-        model, tokenizer = _build(architecture, preprocessing=published)
+    with quiet():
+        model, tokenizer = _build(architecture, checkpoint, preprocessing=published | chosen)
     if published and checkpoint is None:
-        checkpoint = _download(architecture, published)
+        checkpoint = _download(architecture, str(tag), published, preprocessing)
     if checkpoint is None:
         log.warning("%s has random weights: its accuracy is that of chance", architecture)
     else:
-        if tag is None and not architecture.startswith(LOCAL_DIR):
-            log.warning("%s", _as_openai(architecture, checkpoint))
+        if tag is None and not _has_config(architecture):
+            level = logging.WARNING if preprocessing is None else logging.INFO
+            log.log(level, "%s", _as_read(architecture, checkpoint, preprocessing))
         _load_weights(model, architecture, checkpoint, weights_only=not openai_archive)
     preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     return model, tokenizer, preprocess
@@ -97,14 +136,18 @@ def load_model(
 
 def _checkpoint(architecture: str, pretrained: str | None) -> Path | None:
     """Find the weights that the configuration names as a file, if it does."""
-    if not architecture.startswith(LOCAL_DIR):
+    if not _has_config(architecture):
         return Path(pretrained) if pretrained and Path(pretrained).is_file() else None
     if pretrained is not None:
+        place = "its repository" if architecture.startswith(HUB) else "its folder"
         raise UserError(
             f"backbone.pretrained={pretrained} has no effect: {architecture} always loads the "
-            "weights in its folder. Set backbone.pretrained=null."
+            f"weights in {place}. Set backbone.pretrained=null."
         )
-    folder = Path(architecture.removeprefix(LOCAL_DIR))
+    if architecture.startswith(HUB):
+        folder = hub.folder(architecture)
+    else:
+        folder = Path(architecture.removeprefix(LOCAL_DIR))
     weights = [folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()]
     if not weights or not (folder / CONFIG_NAME).is_file():
         raise UserError(
@@ -112,6 +155,11 @@ def _checkpoint(architecture: str, pretrained: str | None) -> Path | None:
             "correct backbone.architecture, or put them there."
         )
     return weights[0]
+
+
+def _has_config(architecture: str) -> bool:
+    """Say whether a model is described by a file beside its weights, not by open_clip."""
+    return architecture.startswith((LOCAL_DIR, HUB))
 
 
 def _sha256(path: Path) -> str:
@@ -128,7 +176,8 @@ def _check_architecture(architecture: str) -> None:
         raise UserError(
             f"open_clip knows no backbone.architecture={architecture}. "
             + (f"Near it: {', '.join(near)}. " if near else "")
-            + f"A folder of your own is {LOCAL_DIR}/path/to/folder."
+            + f"A folder of your own is {LOCAL_DIR}/path/to/folder, and a model of the Hugging "
+            f"Face Hub {HUB}owner/name."
         )
 
 
@@ -166,16 +215,21 @@ def _is_openai_archive(architecture: str, checkpoint: Path) -> bool:
     return checkpoint.suffix == ".pt" and _sha256(checkpoint) in url
 
 
-def _as_openai(architecture: str, checkpoint: Path) -> str:
+def _as_read(architecture: str, checkpoint: Path, preprocessing: Preprocessing) -> str:
     """Say how a file is read that holds weights and nothing about them."""
     import open_clip
 
     quick_gelu = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    prepared = "OpenAI's preprocessing"
+    if preprocessing is not None:
+        prepared = f"the preprocessing {in_words(preprocessing)}"
+    others = unlike_openais(architecture) if preprocessing is None else []
     return (
         f"backbone.pretrained={checkpoint} does not say how its model was made. It is read with "
-        f"OpenAI's preprocessing, and with {architecture}'s {'QuickGELU' if quick_gelu else 'GELU'}"
-        f": give the architecture with or without {QUICK_GELU} that it was trained as, or a "
-        f"{LOCAL_DIR} with a preprocessing of its own."
+        f"{prepared}, and with {architecture}'s {'QuickGELU' if quick_gelu else 'GELU'}: give the "
+        f"architecture with or without {QUICK_GELU} that it was trained as, and "
+        "backbone.preprocessing=... if its images were prepared in another way"
+        + (f" (as those of {', '.join(others)})." if others else ".")
     )
 
 
@@ -210,46 +264,54 @@ def _tag_config(architecture: str, tag: str) -> dict[str, Any]:
     return config
 
 
-def _download(architecture: str, published: dict[str, Any]) -> Path:
+def _download(
+    architecture: str, tag: str, published: dict[str, Any], preprocessing: Preprocessing
+) -> Path:
     import open_clip
 
     repository, _, name = published["hf_hub"].rpartition("/")
     source = f"https://huggingface.co/{repository}/resolve/main/{name or WEIGHTS_NAMES[0]}"
     log.info("fetching the weights of %s from %s", architecture, source)
     try:
-        with _quiet():
+        with quiet():
             return Path(open_clip.download_pretrained(published))
     except (OSError, RuntimeError) as error:
+        # A file does not say how its images are prepared, and would get OpenAI's preprocessing.
+        keep = preprocessing is None and not is_openais(published)
+        settings = f" backbone.preprocessing={tag}" if keep else ""
         raise UserError(
             f"cannot download the weights of {architecture}. Fetch {source} where there is a "
-            f"network, and set backbone.pretrained=/path/to/that/file. ({_brief(error)})"
+            f"network, and set backbone.pretrained=/path/to/that/file{settings}. ({_brief(error)})"
         ) from error
 
 
 def _build(
-    architecture: str, preprocessing: dict[str, Any]
+    architecture: str, checkpoint: Path | None, preprocessing: dict[str, Any]
 ) -> tuple[Any, Any]:  # a model and a tokenizer of open_clip, which has no types
     import open_clip
 
+    on_hub = architecture.startswith(HUB)
+    folder = checkpoint.parent if checkpoint and _has_config(architecture) else None
+    # By the name of a model of the Hub, open_clip would ask there again.
+    name = architecture if folder is None else f"{LOCAL_DIR}{folder}"
     try:
-        tokenizer = open_clip.get_tokenizer(architecture)
+        tokenizer = tokenizers.load(architecture, folder, elsewhere=on_hub)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             model = open_clip.create_model(
-                architecture,
+                name,
                 load_weights=False,
                 pretrained_text=False,
                 force_preprocess_cfg=preprocessing,
             )
-    except (ImportError, OSError) as error:
+    except OSError as error:  # of a text tower that transformers builds
         raise UserError(
-            f"the text tower of {architecture} needs the package transformers (`pip install "
-            f"transformers`) and a network, the first time. ({_brief(error)})"
+            f"the text tower of {architecture} is described in another repository, which cannot be "
+            f"fetched: run it once where there is a network. ({_brief(error)})"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        if not architecture.startswith(LOCAL_DIR):
+        if folder is None:
             raise
-        folder = architecture.removeprefix(LOCAL_DIR)
         raise UserError(
             f"{folder}/{CONFIG_NAME} does not describe a model of open_clip: {_brief(error)}"
         ) from error
@@ -259,29 +321,14 @@ def _build(
 def _load_weights(
     model: nn.Module, architecture: str, checkpoint: Path, *, weights_only: bool
 ) -> None:
-    import open_clip
-
     try:
-        with _quiet():
-            open_clip.load_checkpoint(model, str(checkpoint), weights_only=weights_only)
+        with quiet():
+            load_into(model, checkpoint, weights_only=weights_only)
     except Exception as error:  # A user's file can make torch or open_clip raise anything.
         raise UserError(
             f"{checkpoint} does not hold weights of {architecture}: {_brief(error)}. Give the "
             "architecture that it was made for, or an intact copy of the checkpoint."
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what open_clip and torch log and warn about; the code here says what matters."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _brief(error: Exception) -> str:

@@ -65,6 +65,10 @@ class ClassSubset:
     def logit_scale(self) -> float:
         return self._source.logit_scale
 
+    @property
+    def logit_bias(self) -> float:
+        return self._source.logit_bias
+
     @cached_property
     def text_tower(self) -> TextTower:
         return self._source.text_tower

@@ -3,8 +3,9 @@
 A folder with
 
 - `classes.json`: a list of class names,
-- `meta.json`: `logit_scale` (a positive number), and optionally `backbone` (its name in tables)
-  and anything else about the origin,
+- `meta.json`: `logit_scale` (a positive number), and optionally `logit_bias` (of models trained
+  with a sigmoid, as SigLIP; about -16), `backbone` (its name in tables) and anything else about the
+  origin,
 - `text.safetensors`: `text` `[c, d]`, and optionally `raw_text` `[c, d]` (below),
 - `test.safetensors`, and optionally `train.safetensors` and `val.safetensors`, each with `global`
   `[n, d]`, `label` int64 `[n]`, and optionally `spatial` `[n, s, d]`. `test` and `val` may also
@@ -81,7 +82,13 @@ class PrecomputedFeatures:
                 f"{folder / 'meta.json'} must hold a positive number logit_scale (100 for "
                 f"OpenAI's models), not {scale!r}."
             )
-        self.logit_scale = float(scale)
+        bias = meta.get("logit_bias", 0.0)
+        if not isinstance(bias, int | float) or isinstance(bias, bool) or not abs(bias) < 1e6:
+            raise UserError(
+                f"{folder / 'meta.json'}: logit_bias must be a number, as SigLIP has one, not "
+                f"{bias!r}: leave it out for models without one."
+            )
+        self.logit_scale, self.logit_bias = float(scale), float(bias)
         self.origin = Origin(str(meta.get("backbone", "precomputed")), None, None, None, None)
         self.skipped_images: dict[str, str] = {}
 

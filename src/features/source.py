@@ -17,8 +17,9 @@ from torch import Tensor
 from src.clip.crops import AnyAugmentation, Augmentation
 from src.clip.model import FrozenClip
 from src.clip.precision import FLOAT32, resolve
+from src.clip.preprocessing import Preprocessing, marked
 from src.clip.text_tower import TextTower
-from src.clip.weights import weights_id
+from src.clip.weights import preprocessing_of, weights_id
 from src.data import few_shot
 from src.data.few_shot import MAX_VALIDATION_SHOTS, Imbalance
 from src.data.images import DamagedImageError, ImageDataset, Item
@@ -49,6 +50,8 @@ class Origin(NamedTuple):
         weights: their tag or checksum, as `src.clip.weights.weights_id` gives it.
         prompts: SHA-256 of the classes' prompts.
         precision: Lightning's name of the precision that image features were computed in.
+        preprocessing: how images were prepared: a tag of open_clip, `open_clip_config.json`, or the
+            setting in words.
     """
 
     backbone: str
@@ -56,6 +59,7 @@ class Origin(NamedTuple):
     weights: str | None
     prompts: str | None
     precision: str | None
+    preprocessing: str | None = None
 
 
 class FeatureSource(Protocol):
@@ -87,6 +91,10 @@ class FeatureSource(Protocol):
 
     @property
     def logit_scale(self) -> float: ...
+
+    @property
+    def logit_bias(self) -> float:
+        """What models trained with a sigmoid add to scaled similarities; 0 for the others."""
 
     @property
     def text_tower(self) -> TextTower: ...
@@ -144,6 +152,7 @@ class ImageFeatures:
         trainer: Callable[..., Trainer],
         skip_damaged: bool = False,
         test_crops: ImageCrops | None = None,
+        preprocessing: Preprocessing = None,
     ) -> None:
         """Name what the features depend on; nothing is read or computed yet.
 
@@ -152,7 +161,7 @@ class ImageFeatures:
             dataset: the images and classes.
             prompts: for every class, one prompt or more; none where no text is needed.
             backbone: the backbone's name in tables and in the store.
-            architecture: open_clip's name, or `local-dir:` and a folder.
+            architecture: open_clip's name, `local-dir:` and a folder, or a model of the Hub.
             pretrained: open_clip's tag, a checkpoint file, or None.
             precision: Lightning's name of the precision CLIP computes in, or `auto`.
             batch_size: images per forward pass.
@@ -160,10 +169,12 @@ class ImageFeatures:
             trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
             skip_damaged: leave images out that cannot be decoded; else they are a `UserError`.
             test_crops: how `crops` are drawn; None where no feature of that name is needed.
+            preprocessing: how images are prepared, where not as the weights say.
         """
         self.class_names = dataset.class_names
         self._name, self._dataset, self._prompts = name, dataset, prompts
         self._backbone, self._architecture, self._pretrained = backbone, architecture, pretrained
+        self._prepared = preprocessing
         self._asked_precision, self._batch_size = precision, batch_size
         self._store, self._trainer = store, trainer
         self._skip_damaged, self._test_crops = skip_damaged, test_crops
@@ -172,8 +183,19 @@ class ImageFeatures:
     @property
     def origin(self) -> Origin:
         return Origin(
-            self._backbone, self._architecture, self._weights, self._prompts_sha, self.precision
+            self._backbone,
+            self._architecture,
+            marked(self._weights, self._prepared),
+            self._prompts_sha,
+            self.precision,
+            self._preparation,
         )
+
+    @property
+    def _preparation(self) -> str | None:
+        if self.n_views is not None:
+            return None  # depth maps are not prepared as images are
+        return preprocessing_of(self._architecture, self._pretrained, self._prepared)
 
     @cached_property
     def precision(self) -> str:
@@ -191,6 +213,10 @@ class ImageFeatures:
     @property
     def logit_scale(self) -> float:
         return float(self._text_entry.manifest["made_by"]["logit_scale"])
+
+    @property
+    def logit_bias(self) -> float:
+        return float(self._text_entry.manifest["made_by"].get("logit_bias", 0.0))
 
     @property
     def text_tower(self) -> TextTower:
@@ -233,7 +259,10 @@ class ImageFeatures:
                     "length: they are outdated and encoded again",
                     self._name,
                 )
-            made_by = self._made_by() | {"logit_scale": repr(self.clip.logit_scale)}
+            made_by = self._made_by() | {
+                "logit_scale": repr(self.clip.logit_scale),
+                "logit_bias": repr(self.clip.logit_bias),
+            }
             classes = len(self._prompts)
             with self._store.writing(key, classes, classes, made_by) as writer:
                 if writer.pending:
@@ -379,7 +408,10 @@ class ImageFeatures:
         from src.features.extract import extract
 
         rows = len(plan.crops), plan.rows_per_shard
-        with self._store.writing(key, *rows, self._made_by()) as writer:
+        made_by = self._made_by()
+        if self._preparation is not None:
+            made_by["preprocessing"] = self._preparation
+        with self._store.writing(key, *rows, made_by) as writer:
             if not writer.pending:
                 return
             where, what = f"{self._name}/{key['split']}", plan.describe(writer, self._kind)
@@ -413,7 +445,9 @@ class ImageFeatures:
         features: Sequence[str],
         augmentation: AnyAugmentation | None = None,
     ) -> dict[str, Any]:
-        return {
+        # Keys of earlier versions have nothing where images are prepared as the weights say.
+        prepared = None if split == "text" else self._prepared
+        return ({} if prepared is None else {"prepared": prepared}) | {
             "dataset": self._name,
             "fingerprint": fingerprint,
             "split": split,
@@ -450,7 +484,7 @@ class ImageFeatures:
         return self._load()
 
     def _load(self) -> FrozenClip:
-        return FrozenClip.load(self._architecture, self._pretrained)
+        return FrozenClip.load(self._architecture, self._pretrained, self._prepared)
 
     @staticmethod
     def _made_by() -> dict[str, str]:

@@ -133,6 +133,7 @@ def make_features(
         backbone=cfg.backbone.name,
         architecture=cfg.backbone.architecture,
         pretrained=cfg.backbone.pretrained,
+        preprocessing=preprocessing_of(cfg),
         precision=cfg.backbone.precision,
         batch_size=cfg.backbone.batch_size,
         store=FeatureStore(Path(cfg.paths.features)),
@@ -141,6 +142,13 @@ def make_features(
         test_crops=image_crops.read(cfg.method.get("test_crops")),
     )
     return source
+
+
+def preprocessing_of(cfg: DictConfig) -> str | dict[str, Any] | None:
+    """Read `backbone.preprocessing` as plain text or a plain mapping."""
+    given = cfg.backbone.get("preprocessing")
+    plain: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    return plain if plain is None or isinstance(plain, dict) else str(plain)
 
 
 def make_class_prompts(cfg: DictConfig, class_names: Sequence[str]) -> list[list[str]]:

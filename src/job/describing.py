@@ -11,7 +11,7 @@ from src.clip.licences import licence
 from src.clip.precision import FLOAT32
 from src.features.source import FeatureSource
 from src.heads.multi_view import MultiView
-from src.job.assembly import hyperparameters, make_class_prompts
+from src.job.assembly import hyperparameters, make_class_prompts, preprocessing_of
 from src.methods.base import Method
 
 
@@ -42,9 +42,11 @@ def describe(
         class_names=list(source.class_names),
         prompts=make_class_prompts(cfg, source.class_names),
         logit_scale=source.logit_scale,
+        logit_bias=source.logit_bias,
         backbone=origin.backbone,
         architecture=portable(str(origin.architecture)),
         pretrained=cfg.backbone.pretrained,
+        preprocessing=preprocessing_of(cfg),
         weights=str(origin.weights),
         precision=origin.precision or FLOAT32,
         inputs=list(method.inputs),

@@ -31,7 +31,7 @@ from src.features.passes import Passes
 from src.features.source import FeatureSource
 from src.files import replacing
 from src.heads.base import answers_alone
-from src.job import testing
+from src.job import similarities, testing
 from src.job.assembly import hyperparameters
 from src.job.clock import Clock
 from src.job.describing import describe, given_to
@@ -75,6 +75,10 @@ def make_result(
         clock: the times of its stages.
     """
     selection = adapted.get("selection", selection_of(cfg))
+    settings = hyperparameters(cfg, method.head)
+    origin = similarities.settings_from(settings_from(cfg), source, settings)
+    if origin == similarities.FOR_CLIP:
+        similarities.say(cfg, source, selection, settings)
     calibration = adapted.get("calibration", {})
     looked_at = {selection, calibration.get("selection")}
     few_shot = cfg.method.support is not None or not looked_at.isdisjoint(FEW_SHOT_VALIDATION)
@@ -89,8 +93,8 @@ def make_result(
         selection=selection,
         metrics=metrics,
         validation_accuracy=adapted.get("validation_accuracy"),
-        hyperparameters=hyperparameters(cfg, method.head),
-        settings_from=adapted.get("settings_from", settings_from(cfg)),
+        hyperparameters=settings,
+        settings_from=adapted.get("settings_from", origin),
         selected_on_test=selection == "test",
         saw_test_images=method.sees_test_images,
         **tested(method, data),
@@ -109,6 +113,8 @@ def make_result(
         protocol=protocol_of(cfg),
         calibration=calibration,
         conformal=adapted.get("conformal", {}),
+        trained_with=similarities.trained_with(source),
+        probabilities=similarities.SOFTMAX,
         config_hash=config_hash(cfg),
         versions=record.versions(),
         git_revision=record.git_revision(),

@@ -14,6 +14,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from src.clip.precision import AUTO
 from src.command_line import EXPLANATIONS
 from src.config import WITHOUT_VALIDATION, build
 from src.data.text_files import listing
@@ -61,6 +62,8 @@ def check_trainer(cfg: DictConfig) -> None:
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"trainer: {reason} Correct the settings of trainer.") from None
+    if (precision := cfg.backbone.get("precision", AUTO)) != AUTO:  # features that exist have none
+        check_precision(cfg, "backbone.precision", precision)
     processors = os.cpu_count() or 1
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors:
         raise UserError(
@@ -69,6 +72,25 @@ def check_trainer(cfg: DictConfig) -> None:
         )
     if cfg.callbacks and not make_callbacks(cfg):
         log.warning("nothing is trained: callbacks has no effect")
+
+
+def check_precision(cfg: DictConfig, key: str, precision: str) -> None:
+    """Check that Lightning has a precision on this device, and computes in no other one for it.
+
+    Raises:
+        UserError: it does not; the message names `key`.
+    """
+    try:
+        trainer = make_trainer(cfg, logger=False, progress=False, precision=precision)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{key}={precision}: {str(error).splitlines()[0].rstrip('.')}. Give one as bf16-true, "
+            "16-true or 32-true."
+        ) from None
+    if trainer.precision != precision:
+        raise UserError(
+            f"{key}={precision}: Lightning takes {trainer.precision} for it here. Give that one."
+        )
 
 
 def _explain(error: Exception) -> str | None:

@@ -75,9 +75,13 @@ class Result:
             None for features that the user brought.
         architecture: open_clip's name, or `local-dir:` and a folder; None if it is not known.
         weights: their tag or checksum; None if it is not known.
+        preprocessing: how images were prepared: a tag of open_clip whose images are prepared so
+            (`openai` for files that do not say it), `open_clip_config.json`, or the setting in
+            words; None if it is not known, or for point clouds.
         prompts: SHA-256 of the classes' prompts; None if they are not known.
         settings_from: where the method's settings came from, as `rn50 on eurosat
-            (conf/settings/calip.yaml)` or `defaults`; empty if it is not known.
+            (conf/settings/calip.yaml)` or `defaults`, and `defaults, for CLIP's similarities` where
+            those of the backbone have another range; empty if it is not known.
         published_by_source: what each source says that has it, by the source's letter in
             `experiments/published.json`.
         saw_test_images: the method looked at the unlabelled test images before it answered.
@@ -102,6 +106,12 @@ class Result:
         class_balance: of the images that a method sees together, `classes`, how many have any, and
             `images`, how many each of those has, both at least and at most; empty for methods that
             look at one image at a time.
+        trained_with: `sigmoid` where the backbone's loss looked at one pair of image and text at a
+            time and so has a logit bias, as SigLIP's; `softmax` where it compared pairs, as CLIP's;
+            empty if it is not known.
+        probabilities: how confidences, and with them ECE, NLL and Brier score, follow from the
+            logits: by `softmax` over the classes, whatever the backbone was trained with; empty if
+            it is not known.
         version: the record's version.
     """
 
@@ -133,6 +143,7 @@ class Result:
     precision: str | None = None
     architecture: str | None = None
     weights: str | None = None
+    preprocessing: str | None = None
     prompts: str | None = None
     settings_from: str = ""
     published_by_source: Mapping[str, float] = field(default_factory=dict)
@@ -146,6 +157,8 @@ class Result:
     protocol: str = "all_classes"
     passes: int = 0
     class_balance: Mapping[str, list[int]] = field(default_factory=dict)
+    trained_with: str = ""
+    probabilities: str = ""
     version: int = VERSION
 
     @property

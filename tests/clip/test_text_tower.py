@@ -159,25 +159,28 @@ def test_the_tower_is_frozen_and_lets_the_image_tower_go(load):
     assert visual() is None
 
 
+BOTH, ELSEWHERE, LAYER = "in both directions", "at another token than its end", "another layer"
+
+
 @pytest.mark.parametrize(
-    ("text", "others"),
+    ("text", "others", "reason"),
     [
-        ({"no_causal_mask": True}, {}),
-        ({"pool_type": "last"}, {}),
-        ({"pool_type": "last"}, {"custom_text": True}),
-        ({"embed_cls": True}, {"custom_text": True}),
-        ({"proj_bias": True}, {}),
+        ({"no_causal_mask": True}, {}, BOTH),
+        ({"pool_type": "last"}, {}, ELSEWHERE),
+        ({"pool_type": "last"}, {"custom_text": True}, ELSEWHERE),
+        ({"embed_cls": True}, {"custom_text": True}, ELSEWHERE),
+        ({"proj_bias": True}, {}, LAYER),
     ],
 )
-def test_other_text_towers_are_refused(load, text, others):
-    with pytest.raises(UserError, match="learns the context of a CLIP text transformer"):
+def test_other_text_towers_are_refused_with_the_reason(load, text, others, reason):
+    with pytest.raises(UserError, match=f"text transformer as OpenAI's .* and small .*{reason}"):
         TextTower(load(text, **others))
 
 
 def test_other_tokenizers_are_refused(load):
     clip = load()
     clip.tokenizer = lambda texts: torch.zeros(len(texts), 24, dtype=torch.long)
-    with pytest.raises(UserError, match="that of small is of another kind"):
+    with pytest.raises(UserError, match="small has another tokenizer"):
         TextTower(clip)
 
 

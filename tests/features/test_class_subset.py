@@ -21,7 +21,7 @@ WIDTH, CLASSES, SPLIT = 6, 5, {"train": 60, "val": 40, "test": 50}
 def source(tmp_path):
     generator = torch.Generator().manual_seed(0)
     (tmp_path / "classes.json").write_text(json.dumps([f"class {n}" for n in range(CLASSES)]))
-    (tmp_path / "meta.json").write_text(json.dumps({"logit_scale": 100}))
+    (tmp_path / "meta.json").write_text(json.dumps({"logit_scale": 100, "logit_bias": -16.5}))
     text = 5 * torch.randn(CLASSES, WIDTH, generator=generator)
     save_file({"text": text}, tmp_path / "text.safetensors")
     for name, count in SPLIT.items():
@@ -39,6 +39,7 @@ def test_a_subset_holds_the_rows_and_names_of_its_classes_only(source, classes, 
     torch.testing.assert_close(subset.text, source.text[classes])
     torch.testing.assert_close(subset.prompt_text, source.prompt_text[sorted(classes)])
     assert subset.logit_scale == source.logit_scale
+    assert subset.logit_bias == source.logit_bias == -16.5
     everything = source.split("test", ["global"]).tensors
     found = subset.split("test", ["global"])
     rows = [row for row, label in enumerate(everything["label"].tolist()) if label in classes]

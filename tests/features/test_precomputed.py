@@ -49,6 +49,12 @@ def test_reads_what_the_folder_holds(folder):
     assert features.split("train", inputs=["global"]).rows(0, 12)["global"].shape == (12, 2, 8)
 
 
+def test_the_bias_of_a_model_trained_with_a_sigmoid_may_be_given(folder):
+    assert precomputed.read(str(folder)).logit_bias == 0
+    (folder / "meta.json").write_text(json.dumps({"logit_scale": 112, "logit_bias": -16.5}))
+    assert precomputed.read(str(folder)).logit_bias == -16.5
+
+
 def test_raw_text_is_what_the_folder_says_or_text_that_was_not_normalised(folder):
     path = folder / "text.safetensors"
     text = load_file(path)["text"]
@@ -116,6 +122,8 @@ def test_malformed_tensors_are_refused(folder, file, changes, message):
         ("meta.json", '{"logit_scale": -1}', "positive number logit_scale"),
         ("meta.json", '{"logit_scale": NaN}', "positive number logit_scale"),
         ("meta.json", "[]", "positive number logit_scale"),
+        ("meta.json", '{"logit_scale": 9, "logit_bias": "-16"}', "logit_bias must be a number"),
+        ("meta.json", '{"logit_scale": 9, "logit_bias": NaN}', "logit_bias must be a number"),
         ("test.safetensors", "not tensors", "is not a safetensors file"),
     ],
 )
