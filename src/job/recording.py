@@ -31,6 +31,7 @@ from src.features.passes import Passes
 from src.features.source import FeatureSource
 from src.files import replacing
 from src.heads.base import answers_alone
+from src.heads.multi_view import MultiView
 from src.job import similarities, testing
 from src.job.assembly import hyperparameters
 from src.job.clock import Clock
@@ -157,12 +158,12 @@ def zero_shot_accuracy(
     Depth maps of point clouds have the weights that they have in `method`.
     """
     text, right = normalize(text, dim=-1), []
-    weights = getattr(method.head, "weights", None)
+    weights = method.head.weights.cpu() if isinstance(method.head, MultiView) else None
     for start in range(0, len(test), ROWS):
         rows = test.rows(start, min(start + ROWS, len(test)))
         features = rows["global"].float()
         if weights is not None:
-            features = torch.einsum("nvd,v->nd", normalize(features, dim=-1), weights.cpu())
+            features = torch.einsum("nvd,v->nd", normalize(features, dim=-1), weights)
         right.append((features @ text.T).argmax(dim=1) == rows["label"])
     found = torch.cat(right).double()
     each = [found.mean()] if passes is None else [found[rows].mean() for rows in passes.rows]

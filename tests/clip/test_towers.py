@@ -55,8 +55,8 @@ MEAN = {"FastViT", "Swin", "ViT, mean"}
 
 FULL = [
     "RN50", "ViT-B-32", "ViT-L-14-CLIPA", "coca_ViT-B-32", "ViT-B-16-SigLIP2", "PE-Core-B-16",
-    "EVA02-B-16", "MobileCLIP2-B", "ViTamin-S", "MobileCLIP2-S0", "MobileCLIP2-S3", "convnext_base",
-    "convnext_large_d", "swin_base_patch4_window7_224", "vit_medium_patch16_gap_256",
+    "EVA02-B-16", "MobileCLIP2-B", "ViTamin-S", "MobileCLIP2-S0", "convnext_base",
+    "swin_base_patch4_window7_224", "vit_medium_patch16_gap_256",
     "vit_relpos_medium_patch16_cls_224",
 ]  # fmt: skip
 

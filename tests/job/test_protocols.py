@@ -28,8 +28,10 @@ ON_FEATURES = [
     for method in sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
     for head in [get_class(compose([f"method={method}"]).method.head["_target_"])]
     if head.inputs == ("global",) and not {"text_tower", "projection", "n_views"} & set(head.given)
+    # What looks at test images and learns nothing answers for new classes as for its own.
+    if head.sees == "image" or not head.carries_over
 ]
-"""Methods that run on precomputed global features."""
+"""Methods that run on precomputed global features, and learn from labelled ones or not at all."""
 OF_FEATURES = ("clip_adapter", "mean_similarity", "rla", "zero_shot")
 """Those among them whose learning is not bound to classes."""
 

@@ -14,19 +14,27 @@ from src.config import compose, config_hash, protocol_of
 from src.data import few_shot
 from src.errors import UserError
 from src.features import passes
-from src.features.precomputed import Item
+from src.features.passes import Passes
+from src.features.precomputed import Item, Rows
+from src.heads.ape import Ape
 from src.heads.base import ContractError
+from src.heads.multi_view import MultiView
 from src.heads.oga import Oga
 from src.heads.support import Support
 from src.heads.tda import Tda
 from src.heads.transclip import TransClip
 from src.heads.transclip_fs import TransClipFs
+from src.heads.zero_shot import ZeroShot
 from src.job import testing
 from src.job.assembly import check_method
+from src.job.recording import zero_shot_accuracy
+from src.methods.base import Method
 from src.results import formats, frame, summary
 from src.results.outcome import Outcome
 from src.results.record import Result
 from tests.cli import calipers, jobs, result
+from tests.heads.contract import settings_of
+from tests.methods.metrics import Accuracy
 
 CLASSES, WIDTH, SCALE = 6, 16, 50.0
 COUNTS = (4, 10, 13, 21, 30, 22)
@@ -66,7 +74,7 @@ def material(features):
     return test["global"].float(), test["label"], text["text"]
 
 
-def zero_shot(image, text):
+def of_zero_shot(image, text):
     return (normalize(image, dim=-1) @ normalize(text, dim=-1).T).argmax(dim=1)
 
 
@@ -101,7 +109,7 @@ def test_a_stream_is_passed_once_for_each_order(tmp_path, features, method, make
     assert record["n_test"] == len(label)
     assert record["saw_test_images"]
     assert record["zero_shot"] == pytest.approx(
-        100 * (zero_shot(image, text) == label).double().mean().item()
+        100 * (of_zero_shot(image, text) == label).double().mean().item()
     )
     assert record["class_balance"] == {"classes": [6, 6], "images": [4, 30]}
     outcome = Outcome.read(tmp_path / "output/outcome.safetensors")
@@ -190,7 +198,7 @@ def test_small_tasks_are_answered_for_one_by_one(tmp_path, features):
     tasks = [passes.task(label, 1, number, 30, (2, 3)) for number in range(20)]
     head = TransClip(text, SCALE)
     found = [accuracy(head(image[rows]), label[rows]) for rows in tasks]
-    right = (zero_shot(image, text) == label).double()
+    right = (of_zero_shot(image, text) == label).double()
     without = 100 * sum(right[rows].mean().item() for rows in tasks) / 20
     record = result(tmp_path / "set")
     assert record["accuracy"] == pytest.approx(sum(found) / 20)
@@ -296,3 +304,24 @@ def test_records_of_earlier_versions_have_no_passes():
     record = Result.read(path)
     assert (record.passes, record.class_balance, record.balance) == (0, {}, "")
     assert math.isfinite(record.accuracy)
+
+
+def test_zero_shot_beside_is_that_of_weighted_depth_maps_and_needs_nothing_of_other_heads():
+    generator = torch.Generator().manual_seed(0)
+    text, clouds = (torch.randn(*shape, generator=generator) for shape in ((3, 8), (40, 2, 8)))
+    label = torch.arange(40) % 3
+    rows = Rows({"global": clouds, "label": label})
+    several = MultiView(ZeroShot(text, 10.0), [1.0, 3.0])
+    found = zero_shot_accuracy(Method(several, Accuracy()), text, rows, None)
+    assert found == pytest.approx(accuracy(several(clouds), label))
+    shown = Passes([torch.arange(10), torch.arange(5, 40)], 40)
+    right = (several(clouds).argmax(dim=1) == label).double()
+    expected = 50 * (right[:10].mean() + right[5:].mean()).item()
+    assert zero_shot_accuracy(Method(several, Accuracy()), text, rows, shown) == pytest.approx(
+        expected
+    )
+    images = Rows({"global": clouds[:, 0], "label": label})
+    settings = settings_of(compose(["method=ape"]).method.head)
+    head = Ape(text, 10.0, **settings)  # whose `weights` are others
+    found = zero_shot_accuracy(Method(head, Accuracy()), text, images, None)
+    assert found == pytest.approx(accuracy(ZeroShot(text, 10.0)(clouds[:, 0]), label))
