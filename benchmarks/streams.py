@@ -21,7 +21,7 @@ from torch.nn.functional import normalize, one_hot
 from benchmarks import machine
 from benchmarks.side_by_side import Figure
 from src.heads.oga import Oga
-from src.heads.tda import Tda
+from src.heads.tda import Cache, Tda
 
 IMAGES, CLASSES, DIMENSIONS = 50_000, 1000, 1024
 LOGIT_SCALE = 100.0
@@ -109,8 +109,9 @@ def tda(text: Tensor) -> Tda:
 def caches(head: Tda) -> tuple[Items, Items]:
     """List what a head's caches hold; of the probabilities, only on which side they are."""
     inside = (MASK[0] + MASK[1]) / 2
-    return tuple(
-        {
+
+    def held(cache: Cache, no: bool) -> Items:
+        return {
             label: [
                 [cache.keys[slot][None], entropy, inside * head.against[slot][None] if no else None]
                 for entropy, slot in best
@@ -118,8 +119,8 @@ def caches(head: Tda) -> tuple[Items, Items]:
             for label, best in enumerate(cache.best)
             if best
         }
-        for cache, no in ((head.positive, False), (head.negative, True))
-    )  # type: ignore[return-value]
+
+    return held(head.positive, False), held(head.negative, True)
 
 
 def plain_oga(text: Tensor, images: Tensor, memory: Tensor, entropy: Tensor) -> Tensor:

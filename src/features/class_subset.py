@@ -11,11 +11,8 @@ from src.clip.crops import AnyAugmentation
 from src.clip.text_tower import TextTower
 from src.data.few_shot import MAX_VALIDATION_SHOTS, Imbalance
 from src.errors import UserError
-from src.features.datamodule import ChosenRows, Features
+from src.features.datamodule import ChosenRows, Features, in_memory
 from src.features.source import FeatureSource, Origin
-
-ROWS = 64
-"""How many rows are looked at at once: few enough to lie in one or two shards."""
 
 
 class ClassSubset:
@@ -119,10 +116,7 @@ class ClassSubset:
         return f"the {len(names)} classes from {names[0]!r} to {names[-1]!r}"
 
     def _of_classes(self, features: Features, what: str) -> Features:
-        starts = range(0, len(features), ROWS)
-        ends = [min(start + ROWS, len(features)) for start in starts]
-        label = [features.rows(*ends_of)["label"] for ends_of in zip(starts, ends, strict=True)]
-        rows = self._kept(torch.cat(label))
+        rows = self._kept(in_memory(features, ["label"])["label"])
         if len(rows) == 0:
             raise UserError(f"there is no {what} image of {self._range}: add some.")
         return _Relabelled(ChosenRows(features, rows), self._number)

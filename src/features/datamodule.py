@@ -19,7 +19,8 @@ image. `pooled`: every crop is a sample of its own, and an epoch has as many bat
 crop of every image."""
 DRAWINGS: tuple[str, ...] = get_args(Drawing)
 READ_AT_ONCE = 64
-"""Rows that are read together where only some of their tensors are kept."""
+"""Rows that are read together where only some of their tensors are kept: few enough to lie in one
+or two shards."""
 
 
 class Features(Protocol):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from src.errors import UserError
+from src.errors import UserError, require_integer
 from src.heads.base import Head
 
 ROWS = 4_096
@@ -76,14 +76,11 @@ class EmDirichlet(Head):
             UserError: a setting is out of its range.
         """
         super().__init__()
-        for name, value in (
-            ("scale", scale),
-            ("present", present),
-            ("rounds", rounds),
-            ("updates", updates),
-        ):
-            if value <= 0:
-                raise UserError(f"method.head.{name}={value} is not above 0.")
+        if scale <= 0:
+            raise UserError(f"method.head.scale={scale} is not above 0.")
+        require_integer("method.head.present", present, least=1)
+        require_integer("method.head.rounds", rounds, least=1)
+        require_integer("method.head.updates", updates, least=1)
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.scale = scale
         self.present = present

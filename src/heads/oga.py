@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from src.errors import UserError
+from src.errors import require_integer
 from src.heads.base import Head
 
 
@@ -85,9 +85,8 @@ class Oga(Head):
             UserError: the capacity or the batch size is below 1.
         """
         super().__init__()
-        for name, value in (("capacity", capacity), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"method.head.{name}={value} is not at least 1.")
+        require_integer("method.head.capacity", capacity, least=1)
+        require_integer("method.head.batch_size", batch_size, least=1)
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.tau = tau

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from src.errors import UserError
+from src.errors import require_integer
 from src.heads.base import Head
 
 ROWS = 256
@@ -87,13 +87,9 @@ class Tda(Head):
             UserError: a capacity or the batch size is below 1.
         """
         super().__init__()
-        for name, value in (
-            ("capacity", capacity),
-            ("negative_capacity", negative_capacity),
-            ("batch_size", batch_size),
-        ):
-            if value < 1:
-                raise UserError(f"method.head.{name}={value} is not at least 1.")
+        require_integer("method.head.capacity", capacity, least=1)
+        require_integer("method.head.negative_capacity", negative_capacity, least=1)
+        require_integer("method.head.batch_size", batch_size, least=1)
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
         self.alpha = alpha

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from src.errors import UserError
+from src.errors import UserError, require_integer
 from src.heads.base import Head
 from src.heads.neighbours import nearest
 
@@ -65,8 +65,7 @@ class Zlap(Head):
             UserError: the number of neighbours or alpha is out of its range.
         """
         super().__init__()
-        if neighbours < 1:
-            raise UserError(f"method.head.neighbours={neighbours} is not above 0.")
+        require_integer("method.head.neighbours", neighbours, least=1)
         if not 0 <= alpha < 1:
             raise UserError(f"method.head.alpha={alpha} is not within 0 <= alpha < 1.")
         self.register_buffer("text", F.normalize(text, dim=-1))

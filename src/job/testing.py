@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.features import passes
 from src.features.datamodule import FeatureDataModule, Features, in_memory
 from src.features.passes import Passes
-from src.heads.base import ContractError, Head
+from src.heads.base import ContractError
 from src.methods.base import Method
 from src.results.metrics import WORST_TENTH
 
@@ -49,7 +49,7 @@ def make_test_data(cfg: DictConfig, method: Method, test: Features) -> FeatureDa
     return FeatureDataModule(method.inputs, cfg.batch_size, test=test, test_passes=shown)
 
 
-def passes_over(cfg: DictConfig, head: Head, test: Features) -> Passes | None:
+def passes_over(cfg: DictConfig, head: Any, test: Features) -> Passes | None:
     """Say how test images are shown to a head; None: once, in their own order, in any batches.
 
     By `protocol=tasks` each pass is a task. Otherwise a head that sees a stream has a pass for each
@@ -70,7 +70,7 @@ def passes_over(cfg: DictConfig, head: Head, test: Features) -> Passes | None:
     rows = [draw(label, cfg.seed, number) for number in range(count)]
     if head.sees == "set":
         return Passes(rows, max(map(len, rows)))
-    arriving = getattr(head, "batch_size", 1) if head.sees == "stream" else 1
+    arriving = head.batch_size if head.sees == "stream" else 1
     return Passes(rows, max(cfg.batch_size // arriving, 1) * arriving)
 
 

@@ -172,8 +172,9 @@ class Method(LightningModule):
         }
         if self.keep_predictions:
             answers["logits"] = logits.float()
-        new = [row not in self._answered for row in batch["row"].tolist()]
-        self._answered.update(batch["row"].tolist())
+        rows = batch["row"].tolist()
+        new = [row not in self._answered for row in rows]
+        self._answered.update(rows)
         if any(new):
             self._rows.append({name: values.cpu()[new] for name, values in answers.items()})
 

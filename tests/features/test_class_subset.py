@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from src.data import coop
 from src.errors import UserError
-from src.features import class_subset
+from src.features import datamodule
 from src.features.class_subset import ClassSubset
 from src.features.precomputed import PrecomputedFeatures, Rows
 from tests.shared import SHARED, needs_shared
@@ -33,7 +33,7 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("classes", [[0, 1, 2], [3, 4], [1], [4, 0]])
 def test_a_subset_holds_the_rows_and_names_of_its_classes_only(source, classes, monkeypatch):
-    monkeypatch.setattr(class_subset, "ROWS", 7)
+    monkeypatch.setattr(datamodule, "READ_AT_ONCE", 7)
     subset = ClassSubset(source, classes)
     assert subset.class_names == [f"class {n}" for n in classes]
     torch.testing.assert_close(subset.text, source.text[classes])
