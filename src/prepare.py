@@ -20,7 +20,7 @@ from src.config import build, compose
 from src.data.check import MISSING, DatasetFiles, distinct, examine, kind, leaked, wrong_counts
 from src.data.download import Download, fetch, verify
 from src.data.images import ImageDataset, ImageFiles, Splits
-from src.data.point_clouds import HDF5Clouds, PointClouds
+from src.data.point_clouds import PointClouds
 from src.errors import UserError
 from src.files import CONFIG_DIR
 
@@ -135,7 +135,7 @@ def check(dataset: DictConfig) -> None:
         content: ImageDataset | PointClouds = build(dataset.reader)
     except UserError as error:
         raise UserError("\n  ".join([*failures, str(error)])) from None
-    if not isinstance(content, ImageFiles | HDF5Clouds):
+    if not isinstance(content, DatasetFiles):
         print(f"{dataset.name}: no files to check.", file=sys.stderr)
         return
     if by_hand := _missing_by_hand(dataset):
@@ -217,8 +217,9 @@ def _check_items(dataset: DictConfig, content: DatasetFiles) -> list[str]:
     counts = wrong_counts(content, totals, per_class)
     leaks = leaked(content)
     bad = _bad_items(content, dataset.name)
+    items = distinct(content)
     for key, problem in [*bad.items(), *leaks.items()]:
-        print(f"{content.root / key}\t{problem}")
+        print(f"{content.where(items[key])}\t{problem}")
     Console(stderr=True).print(_check_table(dataset.name, content, totals, bad))
     for line in counts:
         print(line, file=sys.stderr)

@@ -1,18 +1,18 @@
 """What is wrong with a dataset: missing, damaged and leaked items, and wrong counts.
 
-An item is an image or a point cloud; `KINDS` has what differs between the two.
+An item is an image or a point cloud; `Kind` has what differs between the two.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from src.data.images import DamagedImageError, ImageFiles, Item, Splits
-from src.data.point_clouds import DamagedCloudError, HDF5Clouds
+from src.data.images import DamagedImageError, Item, MissingImageError, Splits
+from src.data.point_clouds import DamagedCloudError, PointClouds
 from src.errors import UserError
 
 MISSING = "missing"
@@ -22,17 +22,25 @@ _CHUNK = 32
 """Items that a thread is given at once: few enough to show progress on slow disks."""
 
 
+@runtime_checkable
 class DatasetFiles(Protocol):
-    """A dataset that lies in files below `root`; an item's key says where."""
+    """A dataset that lies in files."""
 
     @property
-    def root(self) -> Path: ...
+    def root(self) -> str | Path:
+        """Where they lie, for messages."""
 
     @property
     def class_names(self) -> Sequence[str]: ...
 
     @property
     def splits(self) -> Splits: ...
+
+    def load(self, item: Item) -> Any:
+        """Read one item."""
+
+    def where(self, item: Item) -> str:
+        """Say what an item is called, in messages and lists."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,16 @@ class Kind:
 
     Attributes:
         noun: their name, in the plural.
-        problem: reads one to its end; says what is wrong with it, `MISSING` or another reason.
         unless_mended: what remains to a user who has no intact copy, or nothing.
     """
 
     noun: str
-    problem: Callable[[Any, Item], str | None]
     unless_mended: str = ""
 
 
 def kind(dataset: DatasetFiles) -> Kind:
     """Tell images from point clouds."""
-    return KINDS[type(dataset)]
+    return CLOUDS if isinstance(dataset, PointClouds) else IMAGES
 
 
 def distinct(dataset: DatasetFiles) -> dict[str, Item]:
@@ -69,7 +75,7 @@ def examine(dataset: DatasetFiles, items: Collection[Item]) -> Iterator[tuple[st
     """
     # Pillow releases the interpreter's lock while it decodes, so threads are as fast as processes.
     with ThreadPool() as pool:
-        problems = pool.imap(partial(kind(dataset).problem, dataset), items, _CHUNK)
+        problems = pool.imap(partial(_problem, dataset), items, _CHUNK)
         yield from zip((item.key for item in items), problems, strict=True)
 
 
@@ -127,29 +133,18 @@ def wrong_counts(
     ]
 
 
-def _image_problem(images: ImageFiles, item: Item) -> str | None:
-    if not (images.root / item.key).is_file():
-        return MISSING
+def _problem(dataset: DatasetFiles, item: Item) -> str | None:
+    """Read an item to its end; say what is wrong with it, `MISSING` or another reason."""
     try:
-        images.load(item)
-    except DamagedImageError as error:
+        dataset.load(item)
+    except MissingImageError:
+        return MISSING
+    except (DamagedImageError, DamagedCloudError) as error:
         return error.reason
     except UserError as error:
         return str(error)
     return None
 
 
-def _cloud_problem(clouds: HDF5Clouds, item: Item) -> str | None:
-    try:
-        clouds.load(item)
-    except DamagedCloudError as error:
-        return error.reason
-    return None
-
-
-KINDS: dict[type, Kind] = {
-    ImageFiles: Kind(
-        "images", _image_problem, "; on_bad_image=skip leaves damaged ones out of a run"
-    ),
-    HDF5Clouds: Kind("point clouds", _cloud_problem),
-}
+IMAGES = Kind("images", "; on_bad_image=skip leaves damaged ones out of a run")
+CLOUDS = Kind("point clouds")

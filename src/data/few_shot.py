@@ -5,11 +5,12 @@ That of CoOp (Zhou et al., IJCV 2022), with as many images of every class, and t
 """
 
 import random
-from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 
+from src.data.rows import Rows
 from src.errors import UserError
 
 MAX_VALIDATION_SHOTS = 4
@@ -112,7 +113,10 @@ def sample_by_frequency(
     return drawn
 
 
-def _group(items: Sequence[AnyItem]) -> dict[int, list[AnyItem]]:
+def _group(items: Sequence[AnyItem]) -> Mapping[int, Sequence[AnyItem]]:
+    """Sort the items by class, the classes in order of first appearance."""
+    if isinstance(items, Rows):
+        return cast(Mapping[int, Sequence[AnyItem]], items.by_label())
     by_label: dict[int, list[AnyItem]] = {}
     for item in items:
         by_label.setdefault(item.label, []).append(item)
@@ -120,9 +124,9 @@ def _group(items: Sequence[AnyItem]) -> dict[int, list[AnyItem]]:
 
 
 def _draw(
-    by_label: dict[int, list[AnyItem]], shots: int, generator: random.Random
+    by_label: Mapping[int, Sequence[AnyItem]], shots: int, generator: random.Random
 ) -> list[AnyItem]:
-    drawn = []
+    drawn: list[AnyItem] = []
     for items in by_label.values():
         drawn += generator.sample(items, shots) if len(items) >= shots else items
     return drawn

@@ -5,11 +5,12 @@ the `ImageDataset` protocol and knows nothing else about a dataset.
 """
 
 import hashlib
+import io
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +37,31 @@ more than decode: that of PostScript starts another program."""
 
 
 class DamagedImageError(UserError):
-    """A file is there and can be read, but it does not hold an image that can be decoded."""
+    """What is there can be read, but is no image that can be decoded.
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    Attributes:
+        where: what the image is called in messages; of a file, its path.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, where: str | Path, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
 
     def __str__(self) -> str:
         return (
-            f"cannot decode the image {self.path}: {self.reason}. Replace it by an intact copy, or "
-            "leave such images out by on_bad_image=skip."
+            f"cannot decode the image {self.where}: {self.reason}. Replace it by an intact copy, "
+            "or leave such images out by on_bad_image=skip."
+        )
+
+
+class MissingImageError(UserError):
+    """A file that the dataset lists is not there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"the image {path} is missing. Put it there, or run `python -m src.prepare "
+            "dataset=...` to see what the dataset lacks."
         )
 
 
@@ -93,19 +109,16 @@ class ImageFiles:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise DamagedImageError(path, "it is no file")
-            with Image.open(path, formats=FORMATS) as image:
-                return as_rgb(image)
+            with path.open("rb") as file:
+                return decode(file, path)
         except FileNotFoundError:
-            raise missing_image(path) from None
-        except UnidentifiedImageError as error:
-            reason = "not an image" if path.stat().st_size else "the file is empty"
-            raise DamagedImageError(path, reason) from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if (
-                isinstance(error, OSError) and error.errno is not None
-            ):  # Errors that Pillow raises itself have no errno.
-                raise UserError(f"cannot read the image {path}: {error.strerror}.") from error
-            raise DamagedImageError(path, str(error)) from error
+            raise MissingImageError(path) from None
+        except OSError as error:
+            raise UserError(f"cannot read the image {path}: {error.strerror}.") from error
+
+    def where(self, item: Item) -> str:
+        """Give the path of an item."""
+        return str(self.root / item.key)
 
     def fingerprint(self, items: Sequence[Item]) -> str:
         """Hash the path, size, modification time and label of every item.
@@ -122,9 +135,32 @@ class ImageFiles:
             try:
                 file = (self.root / key).stat()
             except (FileNotFoundError, NotADirectoryError):
-                raise missing_image(self.root / key) from None
+                raise MissingImageError(self.root / key) from None
             digest.update(f"{key}\0{file.st_size}\0{file.st_mtime_ns}\0{label}\n".encode())
         return digest.hexdigest()
+
+
+def decode(file: BinaryIO, where: str | Path) -> Image.Image:
+    """Decode a file that was opened to an RGB image.
+
+    Args:
+        file: the content.
+        where: what it is called in messages.
+
+    Raises:
+        DamagedImageError: it cannot be decoded to its end.
+        OSError: the system fails to read it.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return as_rgb(image)
+    except UnidentifiedImageError as error:
+        reason = "not an image" if file.seek(0, io.SEEK_END) else "the file is empty"
+        raise DamagedImageError(where, reason) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # Errors that Pillow raises itself have no errno.
+        raise DamagedImageError(where, str(error)) from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -138,13 +174,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError("its values of 32 bits have no fixed range; convert it to 8 or 16 bits")
     return image.convert("RGB")
-
-
-def missing_image(path: Path) -> UserError:
-    return UserError(
-        f"the image {path} is missing. Put it there, or run `python -m src.prepare dataset=...` "
-        "to see what the dataset lacks."
-    )
 
 
 @dataclass(frozen=True)

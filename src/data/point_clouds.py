@@ -133,6 +133,10 @@ class HDF5Clouds(PointClouds):
             raise DamagedCloudError(self._where(item), f"cannot be read: {error}") from error
         return points
 
+    def where(self, item: Item) -> str:
+        """Give the path of an item's file, a colon and its row there."""
+        return str(self.root / item.key)
+
     def _where(self, item: Item) -> str:
         file, row = _file_and_row(item.key)
         return f"the point cloud in row {row} of {self.root / file}"

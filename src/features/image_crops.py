@@ -4,17 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, overload
+from typing import Any
 
 from rich.filesize import decimal
 from torch import Tensor
 
-from src.clip.crops import Augmentation, Crop
+from src.clip.crops import Augmentation
 from src.data.images import Item
 from src.errors import UserError, require_integer
 from src.features import disk_space
 from src.features.datamodule import Features
-from src.features.plan import Plan
+from src.features.plan import Crops, Plan
 from src.store.writer import EntryWriter
 
 CROPS = "crops"
@@ -66,7 +66,7 @@ class ImageCrops:
         return {"order": "image by image", "first": whole, "others": drawn}
 
     def plan(self, items: Sequence[Item], batch_size: int, width: int) -> Plan:
-        """Plan all crops of one image after those of the other, in the order of `ImageByImage`.
+        """Plan all crops of one image after those of the other.
 
         A batch has whole images where `batch_size` is not below the number of crops. The plan says
         how large the entry will be, and refuses to begin where the disk lacks the space.
@@ -78,7 +78,7 @@ class ImageCrops:
         """
         batch = batch_size - batch_size % self.crops or batch_size
         describe = partial(self._describe, len(items), width)
-        order = ImageByImage(items, self.crops)
+        order = Crops(items, [None, *range(1, self.crops)], image_by_image=True)
         return Plan(order, self.augmentation, batch, self.rows_per_shard, describe)
 
     def _describe(self, images: int, width: int, writer: EntryWriter, kind: str) -> str:
@@ -126,33 +126,8 @@ def read(settings: Mapping[str, Any] | None) -> ImageCrops | None:
     return ImageCrops(**{name: settings[name] for name in names})
 
 
-class ImageByImage(Sequence[Crop]):
-    """The crops of all images, those of an image one after the other.
-
-    It is not a list, for there may be millions.
-    """
-
-    def __init__(self, items: Sequence[Item], crops: int) -> None:
-        self._items, self._crops = items, crops
-
-    def __len__(self) -> int:
-        return len(self._items) * self._crops
-
-    @overload
-    def __getitem__(self, row: int) -> Crop: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[Crop]: ...
-
-    def __getitem__(self, row: int | slice) -> Crop | list[Crop]:
-        if isinstance(row, slice):
-            return [self[one] for one in range(*row.indices(len(self)))]
-        image, number = divmod(range(len(self))[row], self._crops)
-        return Crop(self._items[image], number or None)
-
-
 class CropRows:
-    """Rows of `global` of an entry in the order of `ImageByImage`, k by k; `Features` itself.
+    """Rows of `global` of an entry image by image, k by k; `Features` itself.
 
     Row i has `crops` `[k, d]`, all of image i, `global` `[d]`, the first of them, and `label`.
     """

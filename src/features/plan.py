@@ -1,7 +1,7 @@
 """What an extraction will do: which crops, in which order, in batches and shards of what size."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from src.clip.crops import AnyAugmentation, Crop
 from src.data.images import Item
@@ -29,12 +29,45 @@ class Plan(NamedTuple):
     describe: Callable[[EntryWriter, str], str]
 
 
+class Crops(Sequence[Crop]):
+    """The numbered crops of some images, made when they are asked for: there may be millions."""
+
+    def __init__(
+        self, items: Sequence[Item], numbers: Sequence[int | None], image_by_image: bool = False
+    ) -> None:
+        """List the crops called `numbers` of all `items`.
+
+        A crop of all items comes before the next one, or with `image_by_image` all crops of an item
+        before the next item.
+        """
+        self._items, self._numbers, self._image_by_image = items, numbers, image_by_image
+
+    def __len__(self) -> int:
+        return len(self._items) * len(self._numbers)
+
+    @overload
+    def __getitem__(self, row: int) -> Crop: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Crop]: ...
+
+    def __getitem__(self, row: int | slice) -> Crop | list[Crop]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        if self._image_by_image:
+            item, number = divmod(row, len(self._numbers))
+        else:
+            number, item = divmod(row, len(self._items))
+        return Crop(self._items[item], self._numbers[number])
+
+
 def crop_by_crop(
     items: Sequence[Item], augmentation: AnyAugmentation | None, batch_size: int
 ) -> Plan:
     """Plan one crop of all images after the other; without `augmentation` each image as it is."""
-    numbers = [None] if augmentation is None else augmentation.numbers
-    crops = [Crop(item, number) for number in numbers for item in items]
+    numbers: Sequence[int | None] = [None] if augmentation is None else augmentation.numbers
+    crops = Crops(items, numbers)
     shard = BATCHES_PER_SHARD * batch_size
     return Plan(crops, augmentation, batch_size, shard, _count)
 

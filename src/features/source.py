@@ -397,7 +397,7 @@ class ImageFeatures:
         except DamagedImageError as error:
             if not self._skip_damaged:
                 raise
-            self.skipped_images[str(error.path)] = error.reason
+            self.skipped_images[str(error.where)] = error.reason
         else:
             raise UserError(
                 f"{item.key} can be decoded, but could not when its features were stored: remove "

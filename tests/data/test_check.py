@@ -48,7 +48,7 @@ def test_what_is_wrong_with_each_image_is_said(images):
         "a2": "the file is empty",
         "b1": "not an image",
         "a3": MISSING,
-        "b2": MISSING,
+        "b2": "it is no file",
     }
 
 

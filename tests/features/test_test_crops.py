@@ -17,7 +17,8 @@ from src.data.images import ImageFiles, Item
 from src.errors import UserError
 from src.features import disk_space, image_crops, precomputed
 from src.features.extract import ShardWriter
-from src.features.image_crops import ImageByImage, ImageCrops
+from src.features.image_crops import ImageCrops
+from src.features.plan import Crops
 from src.features.source import ImageFeatures
 from src.store.store import FeatureStore
 from tests.cli import calipers, jobs, refusal
@@ -111,7 +112,7 @@ def test_the_first_crop_is_what_the_ordinary_features_hold(make):
 
 
 def test_crops_are_listed_image_by_image():
-    order = ImageByImage(items := [Item("a", 0), Item("b", 1)], 3)
+    order = Crops(items := [Item("a", 0), Item("b", 1)], [None, 1, 2], image_by_image=True)
     expected = [Crop(item, number) for item in items for number in (None, 1, 2)]
     assert list(order) == expected
     assert order[1:5] == expected[1:5]
