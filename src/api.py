@@ -120,8 +120,8 @@ def fit(
                 f"method={method} looks at test images together, or at crops of them, and there is "
                 "no classifier of single pictures: choose another one."
             )
-        module = assembly.make_method(cfg, head, len(names))
         shown = assembly.make_support(cfg, source, head)
+        module = assembly.make_method(cfg, head, len(names))
         data = assembly.make_data(cfg, source, module.inputs, shown, NOTHING)
         training = cfg.method.training
         epochs = 1 if training is None else training.epochs

@@ -235,6 +235,20 @@ def method_yaml(name: str) -> DictConfig:
     return cast(DictConfig, OmegaConf.merge(*map(method_yaml, extended), own))
 
 
+def is_default(cfg: DictConfig, name: str) -> bool:
+    """Say whether a setting below `method`, as `head.beta`, is what the method's own YAML says.
+
+    One that the command line names is not, whatever its value.
+    """
+    if HydraConfig.initialized():
+        given = {one.partition("=")[0].lstrip("+") for one in HydraConfig.get().overrides.task}
+        if f"method.{name}" in given:
+            return False
+    own = OmegaConf.create({**cfg, "method": method_yaml(cfg.method.name)})
+    default = OmegaConf.select(own, f"method.{name}")
+    return bool(default is not None and default == OmegaConf.select(cfg, f"method.{name}"))
+
+
 def build(node: DictConfig, **values: Any) -> Any:
     """Call the node's `_target_` with its settings and `values`.
 

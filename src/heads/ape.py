@@ -40,6 +40,7 @@ class Ape(Head):
     """
 
     searched = ("alpha", "beta", "gamma")
+    affinity_factors = ("beta",)
     needs_every_class = True
     text: Tensor
     channels: Tensor

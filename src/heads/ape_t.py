@@ -38,6 +38,7 @@ class ApeT(Head):
     """
 
     searched = ("alpha", "beta")
+    affinity_factors = ("beta",)
     needs_every_class = True
     text: Tensor
     channels: Tensor

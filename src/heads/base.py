@@ -16,6 +16,7 @@ attribute of that name. Nothing that exists changes.
 """
 
 import inspect
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
@@ -66,6 +67,11 @@ class Head(nn.Module):
             arguments are the head's settings, one for each key of the YAML's `method.head`.
         searched: settings that may change after construction, by a search. Each is a number and an
             attribute of its own name. Any other setting may be kept in whatever form suits.
+        similarity_factors: settings that multiply cosine similarities of images and texts, and were
+            published for CLIP's. Each is a number and an attribute of its own name. For backbones
+            with another range, a run scales them before `prepare`.
+        affinity_factors: likewise, settings that multiply 1 - affinity, where the affinity is the
+            cosine similarity of two images.
         sees: what `forward` looks at to answer for an image. `image`: that image alone. `stream`:
             those that came before it as well; calls have the images in the order of their arrival,
             in whole batches of the setting `batch_size` except for the last, and what the head
@@ -78,6 +84,7 @@ class Head(nn.Module):
         carries_over: whether what it learns is about features or prompts, and so holds for other
             classes as well, as a context or an adapter does; it is all in parameters then. What
             other heads learn is bound to their classes, as a cache is.
+        scaled: what settings were multiplied by for the backbone, by name.
         frozen: names of submodules that hold CLIP's own weights: they are never trained, stay in
             evaluation mode, and are left out of checkpoints.
     """
@@ -85,6 +92,8 @@ class Head(nn.Module):
     inputs: tuple[str, ...] = ("global",)
     given: ClassVar[tuple[str, ...]] = ("text", "logit_scale")
     searched: tuple[str, ...] = ()
+    similarity_factors: tuple[str, ...] = ()
+    affinity_factors: tuple[str, ...] = ()
     sees: Literal["image", "stream", "set"] = "image"
     needs_every_class: ClassVar[bool] = False
     depth_maps: ClassVar[Literal["each", "joint", "refused"]] = "each"
@@ -93,6 +102,7 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.scaled: dict[str, float] = {}
         self.register_state_dict_post_hook(_leave_frozen_out)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_do_not_miss_frozen)  # type: ignore[no-untyped-call]
 
@@ -106,6 +116,12 @@ class Head(nn.Module):
             support: crops of the labelled images, float16 or float32. Every class is among them if
                 the head `needs_every_class`.
         """
+
+    def scale_settings(self, factors: Mapping[str, float]) -> None:
+        """Multiply settings by `factors`, before `prepare`; `scaled` keeps by how much."""
+        for name, factor in factors.items():
+            setattr(self, name, getattr(self, name) * factor)
+            self.scaled[name] = factor
 
     def reset(self) -> None:
         """Forget what an evaluation left behind, such as a cache that grows.
@@ -239,6 +255,8 @@ def check(head_class: Any, settings: Mapping[str, Any]) -> None:
         ("given", head_class.given, GIVEN),
         ("given", head_class.given, parameters),
         ("searched", head_class.searched, set(parameters) - set(head_class.given)),
+        ("similarity_factors", head_class.similarity_factors, parameters),
+        ("affinity_factors", head_class.affinity_factors, parameters),
     ):
         if unknown := [name for name in names if name not in known]:
             raise ContractError(
@@ -265,10 +283,11 @@ def check_built(head: Head) -> None:
     """Check what shows only once a head is built.
 
     Raises:
-        ContractError: a setting in `searched` is not an attribute that holds a number, or a
+        ContractError: a setting that may be changed is not an attribute that holds a number, or a
             submodule that is called `frozen` is missing or has a parameter that would be trained.
     """
-    for name in type(head).searched:
+    changed = type(head).searched, type(head).similarity_factors, type(head).affinity_factors
+    for name in itertools.chain(*changed):
         if not isinstance(getattr(head, name, None), int | float):
             raise ContractError(
                 f"{_name(type(head))} must keep the number {name!r} as `self.{name}`"

@@ -38,6 +38,7 @@ class Calip(Head):
     carries_over = True
     inputs = ("global", "spatial")
     searched = ("beta2", "beta3")
+    similarity_factors: tuple[str, ...] = ("attention_factor",)
     text: Tensor
 
     def __init__(

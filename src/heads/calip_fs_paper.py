@@ -27,6 +27,8 @@ class CalipFSPaper(Calip):
     attended to has no meaning yet. As in CALIP, it is not normalised.
     """
 
+    similarity_factors = ()  # its factor belongs to layers that are learned
+
     def __init__(
         self,
         text: Float[Tensor, "c d"],

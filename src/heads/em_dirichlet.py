@@ -58,6 +58,7 @@ class EmDirichlet(Head):
     sees = "set"
     carries_over = True  # nothing is learned: other classes have other texts
     given = ("text",)
+    similarity_factors = ("scale",)
     text: Tensor
 
     def __init__(

@@ -54,6 +54,7 @@ class KernelRidge(Head):
     """
 
     searched = ("ridge", "alpha")
+    affinity_factors = ("beta",)
     text: Tensor
     keys: Tensor
     residual: Tensor

@@ -40,6 +40,8 @@ class MultiView(Head):
         self.head: Any = head
         self.inputs, self.sees, self.carries_over = head.inputs, head.sees, head.carries_over
         self.searched = (*head.searched, "view_weights")
+        self.similarity_factors = head.similarity_factors
+        self.affinity_factors = head.affinity_factors
         self.register_buffer("weights", torch.zeros(len(view_weights)))
         self.view_weights = list(view_weights)
 
@@ -75,6 +77,10 @@ class MultiView(Head):
         shown = None if support is None else self._by_view(support)
         own = {name: value for name, value in settings.items() if name != "view_weights"}
         return MultiView(self.head.for_classes(given, own, shown), self.view_weights)
+
+    def scale_settings(self, factors: Mapping[str, float]) -> None:
+        self.head.scale_settings(factors)
+        self.scaled = self.head.scaled
 
     def reset(self) -> None:
         self.head.reset()

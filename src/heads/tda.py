@@ -47,6 +47,7 @@ class Tda(Head):
     sees = "stream"
     carries_over = True  # nothing is learned: other classes have other texts
     depth_maps = "refused"
+    affinity_factors = ("beta", "negative_beta")
     text: Tensor
     against: Tensor
 

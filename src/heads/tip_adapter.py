@@ -29,6 +29,7 @@ class TipAdapter(Head):
     """
 
     searched = ("alpha", "beta")
+    affinity_factors = ("beta",)
     needs_every_class = True
     text: Tensor
     label: Tensor

@@ -43,6 +43,7 @@ class TipX(Head):
     """
 
     searched = ("alpha", "beta", "gamma")
+    affinity_factors = ("beta",)
     needs_every_class = True
     text: Tensor
     keys: Tensor

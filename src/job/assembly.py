@@ -35,7 +35,7 @@ from src.features.source import FeatureSource, ImageFeatures
 from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
-from src.job import testing
+from src.job import similarities, testing
 from src.job.trainer import make_trainer
 from src.methods.base import Method
 from src.methods.search import Search, search_from
@@ -188,10 +188,13 @@ def make_head(cfg: DictConfig, source: FeatureSource) -> Head:
 def make_support(cfg: DictConfig, source: FeatureSource, head: Head) -> Support | None:
     """Draw the support set, for methods that need one, and show it to the head.
 
+    Before, the head's settings are scaled where the backbone's similarities are not CLIP's.
+
     Raises:
         UserError: the dataset lacks images, or images of a class that the head needs.
     """
     if cfg.method.support is None:
+        similarities.scale(cfg, source, head, None)
         return None
     support = _draw(cfg, source, head.inputs, cfg.method.support.crops)
     missing = support.missing(source.class_names)
@@ -201,6 +204,7 @@ def make_support(cfg: DictConfig, source: FeatureSource, head: Head) -> Support 
             f"the support set has no image of {listing(missing)}: add training images that can be "
             f"decoded{why}, or remove the class."
         )
+    similarities.scale(cfg, source, head, support)
     head.prepare(support)
     return support
 
@@ -289,7 +293,8 @@ def make_method(cfg: DictConfig, head: Head, n_classes: int, searching: bool = T
     searches: list[Search | ViewSearch] = []
     selects = searching and selection_of(cfg) not in WITHOUT_VALIDATION
     if selects and "inner" in (cfg.method.search or {}):
-        searches.append(search_from(cfg.selection.search, cfg.method.search, head.chosen()))
+        ranges = similarities.scaled_search(cfg.method.search, head.scaled)
+        searches.append(search_from(cfg.selection.search, ranges, head.chosen()))
     if searching and searches_views(cfg):
         searches.append(ViewSearch(cfg.selection.search))
     method: Method = build(
@@ -303,8 +308,9 @@ def make_method(cfg: DictConfig, head: Head, n_classes: int, searching: bool = T
 
 
 def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
-    """Return the head's settings, with those that were chosen in place of those it began with."""
-    return _settings(cfg) | head.chosen()
+    """Return the head's settings, with those that were changed in place of those it began with."""
+    own = head.head if isinstance(head, MultiView) else head
+    return _settings(cfg) | {name: getattr(own, name) for name in own.scaled} | head.chosen()
 
 
 def _is_without(method: str, part: str) -> bool:

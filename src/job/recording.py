@@ -77,9 +77,9 @@ def make_result(
     """
     selection = adapted.get("selection", selection_of(cfg))
     settings = hyperparameters(cfg, method.head)
-    origin = similarities.settings_from(settings_from(cfg), source, settings)
-    if origin == similarities.FOR_CLIP:
-        similarities.say(cfg, source, selection, settings)
+    origin = similarities.settings_of(cfg, source, method.head, settings)
+    if origin != settings_from(cfg):
+        similarities.say(cfg, source, selection, settings, method.head.scaled)
     calibration = adapted.get("calibration", {})
     looked_at = {selection, calibration.get("selection")}
     few_shot = cfg.method.support is not None or not looked_at.isdisjoint(FEW_SHOT_VALIDATION)

@@ -47,8 +47,8 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         if saved is not None:
             reuse.check(saved, cfg.dataset.name, source.origin, source.class_names)
         head = assembly.make_head(cfg, source)
-        method = assembly.make_method(cfg, head, len(source.class_names))
         support = assembly.make_support(cfg, source, head)
+        method = assembly.make_method(cfg, head, len(source.class_names))
         train_on = support if saved is None else None
         data = assembly.make_data(cfg, source, method.inputs, train_on)
         data.test_passes = testing.passes_over(cfg, head, data.test)

@@ -80,8 +80,9 @@ class Result:
             words; None if it is not known, or for point clouds.
         prompts: SHA-256 of the classes' prompts; None if they are not known.
         settings_from: where the method's settings came from, as `rn50 on eurosat
-            (conf/settings/calip.yaml)` or `defaults`, and `defaults, for CLIP's similarities` where
-            those of the backbone have another range; empty if it is not known.
+            (conf/settings/calip.yaml)` or `defaults`; where the backbone's similarities have another
+            range than CLIP's, `defaults, scaled from CLIP's similarities: beta by 1.2` or, if
+            nothing was scaled, `defaults, for CLIP's similarities`; empty if it is not known.
         published_by_source: what each source says that has it, by the source's letter in
             `experiments/published.json`.
         saw_test_images: the method looked at the unlabelled test images before it answered.

@@ -154,10 +154,14 @@ def test_a_run_says_what_the_backbone_was_trained_with_and_for_what_its_settings
     assert done.returncode == 0, done.stderr
     found = result(tmp_path)
     assert (found["trained_with"], found["probabilities"]) == ("sigmoid", "softmax")
-    assert found["settings_from"] == "defaults, for CLIP's similarities"
+    beta = found["hyperparameters"]["beta"]
+    assert beta > 2, "random weights give all images much the same feature"
+    scaled = f"defaults, scaled from CLIP's similarities: beta by {beta:.3g}"
+    assert found["settings_from"] == scaled
     told = "mine was trained with a sigmoid, and the settings of tip_adapter were published for "
-    told += "CLIP's similarities: nothing searched alpha=1.17, beta=1"
-    assert told in " ".join(done.stdout.split())
+    told += f"CLIP's similarities; scaled to the backbone: beta (by {beta:.3g}); left as published:"
+    assert f"{told} alpha=1.17" in " ".join(done.stdout.split())
     about = json.loads((tmp_path / "output/classifier/classifier.json").read_text())
     assert about["logit_bias"] == BIAS
+    assert about["settings"]["beta"] == beta
     assert about["logit_scale"] == pytest.approx(SCALE)
