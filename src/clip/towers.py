@@ -116,7 +116,7 @@ class _VisionTransformer(Tower):
         positions = trunk[:, 1:]
         if (pool := self._visual.attn_pool) is not None:
             alone = pool.ln_k(positions).flatten(end_dim=1).unsqueeze(1)
-            query = pool.ln_q(pool.query[:1]).expand(len(alone), 1, -1)  # Any gives the same.
+            query = pool.ln_q(pool.query[:1]).expand(alone.shape[0], 1, -1)  # Any gives the same.
             pooled, _ = pool.attn(query, alone, alone, need_weights=False)
             positions = pooled.view(*positions.shape[:2], -1)
         return cast(Tensor, self._visual.ln_post(positions))
@@ -150,7 +150,7 @@ class _Timm(Tower):
 
     def pool_positions(self, trunk: Float[Tensor, "n ..."]) -> Float[Tensor, "n s w"]:
         pooled = self.pool(self._alone(trunk))
-        return pooled.view(len(trunk), -1, pooled.shape[-1])
+        return pooled.view(trunk.shape[0], -1, pooled.shape[-1])  # `len` fixes it in a graph
 
     def _alone(self, trunk: Float[Tensor, "n ..."]) -> Float[Tensor, "n*s ..."]:
         """Make of each position what the trunk would give if there were no other."""

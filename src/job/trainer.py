@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,9 @@ def check_precision(cfg: DictConfig, key: str, precision: str) -> None:
         UserError: it does not; the message names `key`.
     """
     try:
-        trainer = make_trainer(cfg, logger=False, progress=False, precision=precision)
+        with warnings.catch_warnings():  # what Lightning warns of is refused below
+            warnings.simplefilter("ignore")
+            trainer = make_trainer(cfg, logger=False, progress=False, precision=precision)
     except (ImportError, ValueError) as error:
         raise UserError(
             f"{key}={precision}: {str(error).splitlines()[0].rstrip('.')}. Give one as bf16-true, "

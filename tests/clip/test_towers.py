@@ -322,6 +322,29 @@ def test_what_makes_a_tower_fast_leaves_its_features(name: str, build_cut: Calla
         assert cosine_similarity(found.float(), before, dim=-1).min() > 0.99
 
 
+OF_EACH_FAMILY = {family_of(cut(name)): name for name in STRUCTURES}
+
+
+@pytest.mark.parametrize("name", OF_EACH_FAMILY.values(), ids=OF_EACH_FAMILY)
+def test_a_graph_of_each_family_takes_any_number_of_images(name: str, build_cut: Callable) -> None:
+    class Spatial(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.clip = build_cut(name)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.clip.encode(images, ["spatial"])["spatial"]
+
+    spatial = Spatial().eval().requires_grad_(False)
+    one, *_ = images_for(spatial.clip)
+    three = torch.stack([one, one.flip(0), one.flip(1)])
+    with torch.no_grad():
+        program = torch.export.export(
+            spatial, (three[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
+        close(program.module()(three), spatial(three), 1e-4)
+
+
 ODD = {
     "one size only": {
         "image_size": 224, "timm_model_name": "resnet10t", "timm_pool": "abs_attn", "timm_proj": "",
