@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from src.data.check import MISSING, DatasetFiles, distinct, examine, kind, leake
 from src.data.download import Download, fetch, verify
 from src.data.images import ImageDataset, ImageFiles, Splits
 from src.data.point_clouds import PointClouds
+from src.data.rows import Rows
+from src.data.webdataset import snapshot
 from src.errors import UserError
 from src.files import CONFIG_DIR
 
@@ -66,6 +69,8 @@ def main() -> None:
         "point cloud",
     )
     arguments = parser.parse_intermixed_args()
+    if arguments.check:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub's libraries read it when they are imported
     failures = []
     for dataset in _chosen(arguments.settings):
         try:
@@ -79,8 +84,9 @@ def main() -> None:
 def prepare(dataset: DictConfig) -> None:
     """Fetch what the YAML of `dataset` lists, and print what each split holds.
 
-    `downloads` is fetched (see `Download`). `by_hand` lists what only the user can bring: `to`, its
-    path below the dataset's root, and `where`, a sentence or an address.
+    `downloads` is fetched (see `Download`), and into the dataset's `path` what `snapshot` names: a
+    `repository` of the Hugging Face Hub and its `revision`. `by_hand` lists what only the user can
+    bring: `to`, its path below the dataset's root, and `where`, a sentence or an address.
 
     Raises:
         UserError: downloads failed or something is to be brought by hand (the message names them
@@ -89,6 +95,9 @@ def prepare(dataset: DictConfig) -> None:
     if _is_precomputed(dataset):
         print(f"{dataset.name}: features that exist already need no preparing.")
         return
+    source = dataset.get("snapshot")
+    if source and dataset.task is not None:  # The reader says that one must be named.
+        snapshot.fetch(source.repository, source.revision, Path(dataset.path))
     downloads = _downloads(dataset)
     failures = []
     for download in downloads:
@@ -104,8 +113,12 @@ def prepare(dataset: DictConfig) -> None:
         raise UserError(missing)
     content: ImageDataset | PointClouds = build(dataset.reader)
     Console().print(_table(dataset.name, content.splits))
+    for note in getattr(content, "notes", ()):
+        print(f"{dataset.name}: {note}")
     if isinstance(content, ImageFiles):
         _check_files(content, fetched=bool(downloads))
+    elif isinstance(content, DatasetFiles):
+        print(f"{dataset.name}: {content.root} is ready.")
     elif "root" not in dataset.reader:
         print(f"{dataset.name}: nothing needs preparing.")
 
@@ -188,7 +201,8 @@ def _missing_by_hand(dataset: DictConfig) -> str | None:
 def _table(name: str, splits: Splits) -> Table:
     table = Table("split", "items", "classes", title=name)
     for split, items in splits.items():
-        table.add_row(split, f"{len(items):,}", f"{len({item.label for item in items}):,}")
+        labels = items.labels.tolist() if isinstance(items, Rows) else [one.label for one in items]
+        table.add_row(split, f"{len(items):,}", f"{len(set(labels)):,}")
     return table
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.errors import UserError
 from src.files import CONFIG_DIR, ROOT
@@ -128,9 +128,26 @@ def _collection(name: str) -> str:
     return ",".join(_table(CONFIG_DIR / "collections.yaml")[name])
 
 
+def _clip_benchmark_name(task: str | None) -> str:
+    """`${clip_benchmark_name:vtab/cifar100}`: how its repositories and tables write a task."""
+    return "clip_benchmark" if task is None else str(task).removeprefix("wds/").replace("/", "-")
+
+
+def _clip_benchmark_templates(folder: str) -> ListConfig | None:
+    """`${clip_benchmark_templates:FOLDER}`: those that lie beside the shards; null before that."""
+    try:
+        text = (Path(folder) / "zeroshot_classification_templates.txt").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    lines = [line.strip().replace("{c}", "{}") for line in text.splitlines()]
+    return ListConfig([line for line in lines if line])
+
+
 OmegaConf.register_new_resolver("settings", _setting, replace=True)
 OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True)
 OmegaConf.register_new_resolver("stream_batch", _stream_batch, replace=True)
 OmegaConf.register_new_resolver("threshold", _threshold, replace=True)
 OmegaConf.register_new_resolver("collection", _collection, replace=True)
+OmegaConf.register_new_resolver("clip_benchmark_name", _clip_benchmark_name, replace=True)
+OmegaConf.register_new_resolver("clip_benchmark_templates", _clip_benchmark_templates, replace=True)
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)

@@ -11,8 +11,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from src.clip.quiet import quiet
 from src.errors import UserError
+from src.quiet import quiet
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from src.clip.preprocessing import (
     resolved,
     unlike_openais,
 )
-from src.clip.quiet import quiet
 from src.errors import UserError
+from src.quiet import quiet
 
 log = logging.getLogger(__name__)
 

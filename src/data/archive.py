@@ -1,6 +1,7 @@
 """Unpacking archives so that they write into one folder only."""
 
 import errno
+import gzip
 import lzma
 import stat
 import tarfile
@@ -12,6 +13,7 @@ from src.errors import UserError
 
 LARGEST_RATIO = 50
 """How many bytes may come out of one byte of an archive. Images and HDF5 files hardly shrink."""
+_CHUNK_BYTES = 1 << 20
 LEAST_LIMIT = 1 << 27
 """So many bytes may come out of any archive, 128 MiB: lists and split files do shrink."""
 
@@ -21,7 +23,7 @@ class UnsafeArchiveError(UserError):
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into a new `folder` only.
+    """Unpack a zip or tar archive, or a single file compressed by gzip, into a new `folder` only.
 
     Only folders and regular files are unpacked. Links are refused, even those that stay inside: a
     long enough chain of them leads out of the folder past every check of names (CVE-2025-4517).
@@ -78,8 +80,27 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if leaves_its_folder(info.filename) or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise _unsafe(info.filename)
             zipped.extractall(folder)  # noqa: S202 (checked above)
+    elif _is_gzip(archive):
+        _decompress(archive, folder)
     else:
         raise UserError(f"{archive} is neither a zip nor a tar archive: correct its `member`.")
+
+
+def _is_gzip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _decompress(archive: Path, folder: Path) -> None:
+    """Decompress a single file, which is called as its archive without the ending."""
+    limit = _limit(archive)
+    folder.mkdir()
+    with gzip.open(archive) as content, (folder / archive.stem).open("wb") as file:
+        while chunk := content.read(_CHUNK_BYTES):
+            limit -= len(chunk)
+            if limit < 0:
+                raise _too_large(archive)
+            file.write(chunk)
 
 
 def _limit(archive: Path) -> int:

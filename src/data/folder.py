@@ -1,21 +1,29 @@
-"""The user's own images: one folder for each class, or a CSV file that lists them."""
+"""The user's own images: one folder for each class, or a CSV or Parquet file that lists them."""
 
-import csv
-import io
 import logging
-import random
-import re
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from src.data.images import SPLITS, ImageFiles, Item
-from src.data.text_files import listing, read_json_object, read_text, readable
+from src.data.class_names import check_names, read_names
+from src.data.dividing import LabelledFile, by_class, divide
+from src.data.images import FORMATS, SPLITS, ImageFiles, Item
+from src.data.listed import read_list
+from src.data.text_files import at_most, listing
 from src.errors import UserError, require_integer
 
-EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+ENDINGS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".pbm", ".pgm", ".pnm", ".ppm"), "PPM"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".jp2", ".j2k"), "JPEG2000"),
+    ".avif": "AVIF", ".bmp": "BMP", ".gif": "GIF", ".png": "PNG", ".webp": "WEBP",
+}  # fmt: skip
+EXTENSIONS = {ending for ending, of_format in ENDINGS.items() if of_format in FORMATS}
+"""By what the name of a file must end, in lower case, for it to count as an image."""
 LEAST = 3
 """Images that a class needs to be divided: one for each split."""
 
@@ -23,14 +31,12 @@ LEAST = 3
 log = logging.getLogger(__name__)
 
 
-class _Image(NamedTuple):
-    label: str
-    key: str
-    split: str | None
-
-
 def read(
-    path: str | None, csv_file: str | None, class_names: str | None, split_seed: int
+    path: str | None,
+    csv_file: str | None,
+    class_names: str | None,
+    split_seed: int,
+    depth: int = 1,
 ) -> ImageFiles:
     """Read `path/<class>/*`, `path/{train,val,test}/<class>/*`, or what `csv_file` lists.
 
@@ -41,11 +47,14 @@ def read(
 
     Args:
         path: the images' folder. It is divided if it holds a folder `test`.
-        csv_file: has the columns `path` (below `path`, or below the file's own folder), `label`
-            and, for images that are divided already, `split`.
+        csv_file: a CSV or Parquet file with the columns `path` (below `path`, or below the file's
+            own folder), `label` and, for images that are divided already, `split`.
         class_names: a JSON object from label (the folder's name) to class name, or a text file
             with a label and its class name on each line; without it, labels are class names.
         split_seed: decides which images are drawn for which split.
+        depth: how many folders below `path`, or below a split's folder, the folders are that hold
+            the images. These are the classes, and no two may have the same name; the names of the
+            folders above them are ignored.
 
     Returns:
         Classes and items sorted by label, then by name; `train` or `val` may be empty.
@@ -54,13 +63,16 @@ def read(
         UserError: something is missing or malformed; the message names the folder, file or row.
     """
     require_integer("dataset.split_seed", split_seed, least=0)
+    require_integer("dataset.depth", depth, least=1)
     if csv_file is not None:
+        if depth != 1:
+            raise UserError("dataset.depth says where folders lie, and dataset.csv lists files.")
         table = Path(str(csv_file))  # On the command line, 2024 is a number.
         root = table.parent if path is None else Path(str(path))
-        images = _listed(table, root)
+        images = read_list(table, root)
     elif path is not None:
         root = Path(str(path))
-        images = _found(root)
+        images = _found(root, depth)
     else:
         raise UserError(
             "where are your images? Give `dataset.path=FOLDER`, with one folder for each class, "
@@ -69,7 +81,7 @@ def read(
     origin = csv_file or path
     few = [
         f"{label} ({len(some)})"
-        for label, some in _by_class(image for image in sorted(images) if image.split is None)
+        for label, some in by_class(image for image in sorted(images) if image.split is None)
         if len(some) < LEAST
     ]
     if few:
@@ -77,15 +89,15 @@ def read(
             f"{origin} has too few images of {listing(few)} to divide into train, val and "
             f"test: a class needs {LEAST} or more. Add images, or divide them yourself."
         )
-    splits = _divide(sorted(images), split_seed)
+    splits = divide(sorted(images), split_seed)
     if not splits["test"]:
         raise UserError(f"{origin} has no test images: there is nothing to measure on.")
     labels = sorted({image.label for image in images})
     number = {label: index for index, label in enumerate(labels)}
-    names = labels if class_names is None else _named(labels, Path(str(class_names)))
+    names = labels if class_names is None else read_names(labels, Path(str(class_names)))
     if len(labels) < 2:
         raise UserError(f"{origin} has one class, {labels[0]!r}: there must be two or more.")
-    _check_names(names)
+    check_names(names)
     return ImageFiles(
         root,
         names,
@@ -93,7 +105,18 @@ def read(
             split: [Item(image.key, number[image.label]) for image in sorted(some)]
             for split, some in splits.items()
         },
+        notes=_drawn(images, split_seed),
     )
+
+
+def _drawn(images: Sequence[LabelledFile], seed: int) -> list[str]:
+    """Say which splits were drawn, and how."""
+    given = {image.split for image in images}
+    if None in given:
+        return [f"train, val, test: 50, 20, 30 % of each class, dataset.split_seed={seed}"]
+    if "train" in given and "val" not in given:
+        return [f"val: 20 % of each class of train, dataset.split_seed={seed}"]
+    return []
 
 
 class Labelled(NamedTuple):
@@ -117,179 +140,160 @@ def labelled(path: str | Path) -> Labelled:
         UserError: the folder is missing, is divided into splits, or a class has no image.
     """
     root = Path(path)
-    found = sorted(_found(root))
+    found = sorted(_found(root, depth=1))
     if found and found[0].split is not None:
         raise UserError(f"{root} is divided into splits: give one of them, as {root / 'train'}.")
     names = sorted({image.label for image in found})
+    number = {name: index for index, name in enumerate(names)}
     return Labelled(
-        [root / image.key for image in found],
-        [names.index(image.label) for image in found],
-        names,
+        [root / image.key for image in found], [number[image.label] for image in found], names
     )
 
 
-def _found(root: Path) -> list[_Image]:
+@dataclass
+class _Walk:
+    """What was found on the way to the class folders, `depth` levels below the top.
+
+    Attributes:
+        classes: the images of each class folder, all by their paths below `root`.
+        split_of: the split that each class folder lies in.
+        outside: images above the class folders.
+        others: files in class folders that are no images.
+        nested: folders in class folders.
+    """
+
+    root: Path
+    depth: int
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    split_of: dict[str, str | None] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    nested: list[str] = field(default_factory=list)
+
+    def visit(self, below: str, level: int, split: str | None) -> None:
+        """Look into the folder `below` the root, `level` levels above the class folders."""
+        images, others = self.outside, []
+        if level == 0:
+            self.split_of[below] = split
+            images, others = self.classes.setdefault(below, []), self.others
+        for entry in _visible(self.root / below):
+            path = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_dir():
+                if level:
+                    self.visit(path, level - 1, split)
+                else:
+                    self.nested.append(path)
+            elif _ending(entry.name) in EXTENSIONS and entry.is_file():
+                images.append(path)
+            else:
+                others.append(path)
+
+
+def _found(root: Path, depth: int) -> list[LabelledFile]:
+    walk = _walk(root, depth)
+    filled = {_name(folder) for folder, images in walk.classes.items() if images}
+    empty = [str(root / folder) for folder in walk.classes if _name(folder) not in filled]
+    if empty or not filled:
+        raise UserError(
+            f"there is no image ({', '.join(sorted(EXTENSIONS))}) in "
+            f"{listing(empty) or f'any class folder of {root}'}"
+            f"{f', but {_by_ending(walk.others)}' if walk.others else ''}. dataset.path must hold "
+            "<class>/<image>, or {train,val,test}/<class>/<image>; remove folders that are no "
+            f"classes{', or say by dataset.depth how deep the classes lie' * bool(walk.nested)}."
+        )
+    if walk.nested:
+        raise UserError(
+            "images of a class must lie in its folder itself, and there are folders in it: "
+            f"{_paths(root, walk.nested)}. If those are the classes, say so by dataset.depth="
+            f"{depth + 1}; if not, move their images up, or list them by dataset.csv."
+        )
+    if depth > 1 and walk.outside:
+        raise UserError(
+            f"dataset.depth={depth}, but these images do not lie in a folder {depth} levels down: "
+            f"{_paths(root, walk.outside)}. Move them into one, or list all by dataset.csv."
+        )
+    _check_distinct(walk)
+    _tell_what_is_left_out(walk)
+    return [
+        LabelledFile(_name(folder), image, walk.split_of[folder])
+        for folder, images in walk.classes.items()
+        for image in images
+    ]
+
+
+def _walk(root: Path, depth: int) -> _Walk:
     if not root.is_dir():
         raise UserError(f"the folder {root} is missing: set dataset.path to that of your images.")
-    tops: dict[Path, str | None] = {root: None}
-    if (root / "test").is_dir():
-        tops = {root / split: split for split in SPLITS if (root / split).is_dir()}
-        others = [str(each) for each in _visible(root) if each.is_dir() and each not in tops]
-        if others:
+    walk = _Walk(root, depth)
+    try:
+        if not (root / "test").is_dir():
+            walk.visit("", depth, None)
+            return walk
+        folders = [entry.name for entry in _visible(root) if entry.is_dir()]
+        if others := [str(root / name) for name in folders if name not in SPLITS]:
             raise UserError(
                 f"{root} holds the split test, and {listing(others)} beside it: "
                 f"call splits {', '.join(SPLITS)}, and move away what is none."
             )
-    folders = [folder for top in tops for folder in _visible(top) if folder.is_dir()]
-    images = [
-        _Image(folder.name, file.relative_to(root).as_posix(), tops[folder.parent])
-        for folder in folders
-        for file in _visible(folder)
-        if file.suffix.lower() in EXTENSIONS and file.is_file()
-    ]
-    taken = {image.key for image in images}
-    files = (each for folder in folders for each in _visible(folder) if each.is_file())
-    left_out = sorted({str(file.relative_to(root)) for file in files} - taken)
-    if left_out:
-        log.warning("no images by their names, and left out: %s", listing(left_out))
-    empty = {folder.name: folder for folder in folders}
-    for image in images:
-        empty.pop(image.label, None)
-    if empty or not images:
+        for split in folders:
+            walk.visit(split, depth, split)
+    except OSError as error:
         raise UserError(
-            f"there is no image ({', '.join(sorted(EXTENSIONS))}) in "
-            f"{listing([*map(str, empty.values())]) or f'any class folder of {root}'}. "
-            "dataset.path must hold <class>/<image>, or {train,val,test}/<class>/<image>; remove "
-            "folders that are no classes."
-        )
-    if nested := [str(each) for one in folders for each in _visible(one) if each.is_dir()]:
-        raise UserError(
-            "images of a class must lie in its folder itself, and there are folders in it: "
-            f"{listing(nested)}. Move their images up, or list them by dataset.csv."
-        )
-    return images
+            f"cannot read {error.filename}: {error.strerror}. Mend it, or move it away."
+        ) from None
+    return walk
 
 
-def _visible(folder: Path) -> Iterable[Path]:
-    return (path for path in folder.iterdir() if not path.name.startswith("."))
+def _visible(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    """List a folder; whether an entry is a file is known without a look at each."""
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
-def _listed(table: Path, root: Path) -> list[_Image]:
-    reader = csv.DictReader(io.StringIO(read_text(table, "dataset.csv")), strict=True)
-    images: dict[str, _Image] = {}
-    try:
-        header = reader.fieldnames or []
-        if not {"path", "label"} <= set(header):
-            raise UserError(
-                f"{table} must begin with the header path,label or path,label,split, not with "
-                f"{','.join(header)!r}."
-            )
-        for row in reader:
-            where = f"{table}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{where} does not have the header's {len(header)} fields: quote a field that "
-                    "contains a comma."
-                )
-            image = _Image(
-                row["label"].strip(),
-                _below(root, PurePosixPath(row["path"].strip())),
-                row["split"].strip() if "split" in row else None,
-            )
-            _check(image, root, where)
-            if image.key in images:
-                raise UserError(f"{where} lists {image.key} once more: remove one of the rows.")
-            images[image.key] = image
-    except csv.Error as error:
-        raise UserError(f"{table}, line {reader.line_num}: {error}. Mend the CSV file.") from None
-    return list(images.values())
+def _ending(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
 
 
-def _below(root: Path, path: PurePosixPath) -> str:
-    """Make a path relative to `root`, if it lies below it."""
-    top = root.absolute()
-    return str(path.relative_to(top) if path.is_relative_to(top) else path)
+def _name(folder: str) -> str:
+    return folder.rpartition("/")[2]
 
 
-def _check(image: _Image, root: Path, where: str) -> None:
-    path = PurePosixPath(image.key)
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(
-            f"{where}: the path {image.key} does not lead into {root}. Set dataset.path to a "
-            "folder that holds all images."
-        )
-    if not image.label:
-        raise UserError(f"{where} has no label: name the class of {image.key}.")
-    if image.split is not None and image.split not in SPLITS:
-        raise UserError(f"{where}: the split {image.split!r} is none of {', '.join(SPLITS)}.")
-    if not (root / path).is_file():
-        raise UserError(
-            f"{where}: the image {root / path} is missing. Put it there, remove the row, or set "
-            "dataset.path to the folder that the paths start from."
-        )
+def _paths(root: Path, paths: Sequence[str]) -> str:
+    return listing([str(root / path) for path in sorted(paths)])
 
 
-def _divide(images: Sequence[_Image], seed: int) -> dict[str, list[_Image]]:
-    """Draw a split for each of the sorted `images` that does not name one."""
-    splits = {split: [image for image in images if image.split == split] for split in SPLITS}
-    for label, some in _by_class(image for image in images if image.split is None):
-        drawn = _shuffled(some, label, seed)
-        train, val = len(some) // 2, max(1, len(some) // 5)
-        splits["train"] += drawn[:train]
-        splits["val"] += drawn[train : train + val]
-        splits["test"] += drawn[train + val :]
-    if not splits["val"]:
-        of_class, splits["train"] = _by_class(splits["train"]), []
-        for label, some in of_class:
-            drawn = _shuffled(some, label, seed)
-            val = min(max(1, len(some) // 5), len(some) - 1)
-            splits["val"] += drawn[:val]
-            splits["train"] += drawn[val:]
-    return splits
-
-
-def _by_class(images: Iterable[_Image]) -> list[tuple[str, list[_Image]]]:
-    return [(label, list(some)) for label, some in groupby(images, key=lambda image: image.label)]
-
-
-def _shuffled(images: Sequence[_Image], label: str, seed: int) -> list[_Image]:
-    return random.Random(f"{seed} {label}").sample(images, len(images))
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Check what becomes of the class names in prompts.
+def _check_distinct(walk: _Walk) -> None:
+    """Refuse two folders of one name in the same split, as `cats/other` and `dogs/other`.
 
     Raises:
-        UserError: two are equal there; one of them could never be predicted.
+        UserError: they may be one class or two.
     """
-    often = Counter(map(readable, names))
-    if alike := [name for name in names if often[readable(name)] > 1]:
-        raise UserError(
-            f"several classes have the same name in a prompt: {listing(alike)}. Rename or join "
-            "them, or name each by dataset.class_names=FILE."
-        )
-    if numbers := [name for name in names if re.fullmatch(r"n\d{8}", name)]:
-        log.warning(
-            "%s: a prompt such as 'a photo of a %s.' says nothing to CLIP. Give the names by "
-            "dataset.class_names=FILE.",
-            listing(numbers),
-            numbers[0],
-        )
+    first: dict[tuple[str, str | None], str] = {}
+    for folder, split in walk.split_of.items():
+        other = first.setdefault((_name(folder), split), folder)
+        if other != folder:
+            raise UserError(
+                f"two class folders have the same name: {_paths(walk.root, [other, folder])}. "
+                "Rename one, or list the images by dataset.csv."
+            )
 
 
-def _named(labels: Sequence[str], path: Path) -> list[str]:
-    key = "dataset.class_names"
-    if path.suffix.lower() == ".json":
-        names = read_json_object(path, key)
-    else:
-        lines = [line.split(maxsplit=1) for line in read_text(path, key).splitlines()]
-        names = {first: "".join(rest).strip() for first, *rest in filter(None, lines)}
-    missing = [label for label in labels if label not in names]
-    if missing:
-        raise UserError(
-            f"{path} has no class name for {listing(missing, names)}: {key} must name every class."
+def _tell_what_is_left_out(walk: _Walk) -> None:
+    parts = []
+    if walk.others:
+        parts.append(
+            f"{_by_ending(walk.others)}, as {min(walk.others)!r} (read are "
+            f"{', '.join(sorted(EXTENSIONS))}: convert others)"
         )
-    for label in labels:
-        if not isinstance(names[label], str) or not names[label].strip():
-            raise UserError(f"{path} gives {label!r} no class name: write one behind it.")
-    return [names[label] for label in labels]
+    if walk.outside:
+        parts.append(
+            f"{len(walk.outside):,} outside of the class folders, as {min(walk.outside)!r}"
+        )
+    if parts:
+        log.warning("files left out of %s: %s.", walk.root, ", and ".join(parts))
+
+
+def _by_ending(paths: Sequence[str]) -> str:
+    """Count files by their endings: "12 .heic, 1 .txt"."""
+    often = Counter(_ending(path) or "without ending" for path in paths)
+    return at_most(f"{count:,} {ending}" for ending, count in often.most_common())

@@ -31,7 +31,7 @@ Splits = Mapping[str, Sequence[Item]]
 """The items of each of `SPLITS`, in the order that the dataset's authors gave them."""
 
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are read, whatever a file is called. Its other readers may do
 more than decode: that of PostScript starts another program."""
 
@@ -59,8 +59,12 @@ class MissingImageError(UserError):
     """A file that the dataset lists is not there."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"the image {path} is missing. Put it there, or run `python -m src.prepare "
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"the image {self.path} is missing. Put it there, or run `python -m src.prepare "
             "dataset=...` to see what the dataset lacks."
         )
 
@@ -91,12 +95,14 @@ class ImageFiles:
     Attributes:
         class_ids: what identifies each class across datasets, where names may repeat, in the order
             of `class_names`; None: the names.
+        notes: what the record of a run must say of it, such as how splits were drawn.
     """
 
     root: Path
     class_names: Sequence[str]
     splits: Splits
     class_ids: Sequence[str] | None = None
+    notes: Sequence[str] = ()
 
     def load(self, item: Item) -> Image.Image:
         """Decode one file.

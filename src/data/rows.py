@@ -71,6 +71,8 @@ def fingerprint(items: Sequence[Item]) -> bytes:
 
 
 def _collected(items: Sequence[Item]) -> Rows:
+    if not items:
+        return Rows("", np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
     sources, rows = zip(*map(row_of, items), strict=True)
     if len(set(sources)) > 1:
         raise ValueError(f"items of several sources: {sorted(set(sources))}")

@@ -107,6 +107,7 @@ def make_result(
         timings_s=clock.seconds,
         threads=torch.get_num_threads(),
         points=dataset.points if isinstance(dataset, PointClouds) else None,
+        dataset_notes=list(getattr(dataset, "notes", ())),
         peak_rss_mb=round(record.peak_rss_mb(), 1),
         passes=len(method.answers.accuracy) if draws_passes(cfg) else 0,
         **beside(cfg, method, data, source, source.text),

@@ -55,12 +55,12 @@ def read_all(cfg: DictConfig, adapted: Any) -> list[EvalDataset]:
     """
     own_classes = cfg.protocol.name == "cross_dataset"
     names = dict.fromkeys(cfg.eval_dataset)
-    return [_read(name, cfg.paths.data, adapted, own_classes) for name in names]
+    return [_read(name, cfg.paths, adapted, own_classes) for name in names]
 
 
-def _read(name: str, data: str, adapted: Any, own_classes: bool) -> EvalDataset:
+def _read(name: str, paths: DictConfig, adapted: Any, own_classes: bool) -> EvalDataset:
     other = compose([f"dataset={name}"])
-    other.paths.data = data
+    other.paths.data, other.paths.features = paths.data, paths.features
     if isinstance(adapted, PointClouds) and "views" in other.dataset:
         other.dataset.views = adapted.views
     try:

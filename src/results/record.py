@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import platform
 import resource
 import subprocess
 import sys
@@ -80,9 +81,9 @@ class Result:
             words; None if it is not known, or for point clouds.
         prompts: SHA-256 of the classes' prompts; None if they are not known.
         settings_from: where the method's settings came from, as `rn50 on eurosat
-            (conf/settings/calip.yaml)` or `defaults`; where the backbone's similarities have another
-            range than CLIP's, `defaults, scaled from CLIP's similarities: beta by 1.2` or, if
-            nothing was scaled, `defaults, for CLIP's similarities`; empty if it is not known.
+            (conf/settings/calip.yaml)` or `defaults`; where the similarities of the backbone have
+            another range than CLIP's, `defaults, scaled from CLIP's similarities: beta by 1.2` or,
+            if nothing was scaled, `defaults, for CLIP's similarities`; empty if it is not known.
         published_by_source: what each source says that has it, by the source's letter in
             `experiments/published.json`.
         saw_test_images: the method looked at the unlabelled test images before it answered.
@@ -113,6 +114,9 @@ class Result:
         probabilities: how confidences, and with them ECE, NLL and Brier score, follow from the
             logits: by `softmax` over the classes, whatever the backbone was trained with; empty if
             it is not known.
+        machine: what `machine` gives; empty if it is not known.
+        dataset_notes: what is to be said of the dataset, such as its commit on the Hub, and how
+            splits were drawn that its authors do not publish.
         version: the record's version.
     """
 
@@ -160,6 +164,8 @@ class Result:
     class_balance: Mapping[str, list[int]] = field(default_factory=dict)
     trained_with: str = ""
     probabilities: str = ""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    dataset_notes: Sequence[str] = field(default_factory=list)
     version: int = VERSION
 
     @property
@@ -200,10 +206,26 @@ class Result:
             content = json.loads(path.read_text())
             if content.pop("checksum", None) not in (None, _checksum(content)):
                 log.warning("%s is not as its run wrote it: it was edited, or is damaged", path)
+            return cls.of(content, str(path))
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise UserError(f"{path} is not the result of a run: {_reason(error)}.") from None
+
+    @classmethod
+    def of(cls, content: dict[str, Any], place: str) -> "Result":
+        """Make a record of the content of its file, of this version or of an earlier one.
+
+        Args:
+            content: what was read; it may be changed.
+            place: where it was read, for messages.
+
+        Raises:
+            UserError: it is not the record of a run, or it is one of a later version.
+        """
+        try:
             version = content.setdefault("version", 1)
             if version > VERSION:
                 raise NewerRecordError(
-                    f"{path} was written by a newer version of Calipers (record version "
+                    f"{place} was written by a newer version of Calipers (record version "
                     f"{version}, this one reads up to {VERSION}): update Calipers."
                 )
             if version == 1:
@@ -218,12 +240,13 @@ class Result:
             result = _types().validate_json(json.dumps(found), strict=True)
             if not 0 <= result.accuracy <= 100:
                 raise ValueError(f"accuracy: {result.accuracy}")
-        except (
-            OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError
-        ) as error:  # fmt: skip
-            reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(" [type=")[0]
-            raise UserError(f"{path} is not the result of a run: {reason}.") from None
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{place} is not the result of a run: {_reason(error)}.") from None
         return result
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).partition(" [type=")[0]
 
 
 def _range(bounds: Sequence[int]) -> str:
@@ -248,6 +271,32 @@ def versions() -> Mapping[str, str]:
     """Give the versions of Python and of the libraries that metrics depend on."""
     python = ".".join(map(str, sys.version_info[:3]))
     return {"python": python} | {name: version(name) for name in VERSIONED}
+
+
+@cache
+def machine(accelerator: str = "") -> Mapping[str, str]:
+    """Describe what a run computes on: `system`, `processor` and, if there is one, `accelerator`.
+
+    No name of the machine or of its user is in it.
+
+    Args:
+        accelerator: its model, where features or heads are computed on one.
+    """
+    found = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "accelerator": accelerator,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())
 
 
 @cache

@@ -1,4 +1,5 @@
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -523,3 +524,16 @@ def test_a_malformed_entry_is_refused(change, message):
     Download(**valid)
     with pytest.raises(UserError, match=message):
         Download(**(valid | change))
+
+
+def test_a_single_file_compressed_by_gzip_is_unpacked(tmp_path):
+    (tmp_path / "t.h5.gz").write_bytes(gzip.compress(b"x" * 1000))
+    archive_module.unpack(tmp_path / "t.h5.gz", tmp_path / "out")
+    assert (tmp_path / "out/t.h5").read_bytes() == b"x" * 1000
+
+
+def test_a_single_file_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "LEAST_LIMIT", 1000)
+    (tmp_path / "t.h5.gz").write_bytes(gzip.compress(b"x" * (1 << 20)))
+    with pytest.raises(UserError, match="would come out"):
+        archive_module.unpack(tmp_path / "t.h5.gz", tmp_path / "out")

@@ -1,3 +1,4 @@
+import io
 import json
 import random
 import re
@@ -8,9 +9,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from src.data import folder
-from src.data.images import Item
+from src.data.images import Item, decode
 from src.errors import UserError
 
 
@@ -24,18 +26,13 @@ def fill(root, sizes):
     touch(root, *(f"{name}/{n:03d}.jpg" for name, size in sizes.items() for n in range(size)))
 
 
-def read(path=None, csv_file=None, class_names=None, split_seed=0):
+def read(path=None, csv_file=None, class_names=None, split_seed=0, depth=1):
     given = (value and str(value) for value in (path, csv_file, class_names))
-    return folder.read(*given, split_seed)
+    return folder.read(*given, split_seed, depth)
 
 
 def keys(dataset):
     return {split: [item.key for item in items] for split, items in dataset.splits.items()}
-
-
-def table(root, *lines):
-    (root / "list.csv").write_text("\n".join(lines) + "\n")
-    return root / "list.csv"
 
 
 @settings(deadline=None, max_examples=30)
@@ -69,14 +66,14 @@ def test_the_division_depends_on_the_seed_and_not_on_the_file_system(tmp_path, m
     assert keys(read(tmp_path, split_seed=1)) != first
     a, b = ({key[2:] for key in first["test"] if key[0] == name} for name in "ab")
     assert a != b
-    in_order = Path.iterdir
+    in_order = folder._visible
 
     def shuffled(path):
         found = list(in_order(path))
         random.Random(7).shuffle(found)
         return iter(found)
 
-    monkeypatch.setattr(Path, "iterdir", shuffled)
+    monkeypatch.setattr(folder, "_visible", shuffled)
     assert keys(read(tmp_path)) == first
 
 
@@ -132,11 +129,13 @@ def test_only_test_images_are_a_dataset_too(tmp_path):
             ["train/cat/1.jpg", "val/cat/1.jpg"],
             "in '{root}/train', '{root}/val'. dataset.path must",
         ),
-        (["cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/1.pdf"], "in '{root}/dog'."),
+        (["cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/1.pdf"], "in '{root}/dog', but 1 .pdf."),
         (["cat/1.jpg", "cat/more/2.jpg"], "there are folders in it: '{root}/cat/more'"),
+        (["cat/1.jpg", "cat/more/2.jpg"], "by dataset.depth=2; if not, move their images up"),
+        (["pets/cat/1.jpg", "pets/dog/2.jpg"], "say by dataset.depth how deep the classes lie"),
         (["test/cat/1.jpg", "validation/cat/1.jpg"], "'{root}/validation' beside it"),
         (["test/cat/1.jpg"], "one class, 'cat': there must be two"),
-        (["test/cat/1.jpg", "train/dog/notes.txt"], "in '{root}/train/dog'."),
+        (["test/cat/1.jpg", "train/dog/notes.txt"], "in '{root}/train/dog', but 1 .txt."),
         (["cat/1.jpg", "cat/2.jpg"], "too few images of 'cat (2)' to divide"),
         (["test/notes.txt", "train/cat/1.jpg"], "{root} has no test images"),
     ],
@@ -153,69 +152,10 @@ def test_a_dataset_without_path_or_table_says_what_to_give():
         read()
 
 
-def test_a_table_names_paths_labels_and_splits(tmp_path):
-    touch(tmp_path, "x/1.jpg", "x/2.jpg", "x/3, new.jpg", "y.jpg")
-    lines = [
-        "label,path,split,note", "wolf,x/1.jpg,train,", 'ape,"x/3, new.jpg",test,old',
-        "ape,x/2.jpg,train,", "wolf,./y.jpg, val ,", "",
-    ]  # fmt: skip
-    dataset = read(csv_file=table(tmp_path, *lines))
-    assert (dataset.root, dataset.class_names) == (tmp_path, ["ape", "wolf"])
-    assert dataset.splits == {
-        "train": [Item("x/2.jpg", 0), Item("x/1.jpg", 1)],
-        "val": [Item("y.jpg", 1)],
-        "test": [Item("x/3, new.jpg", 0)],
-    }
-
-
-def test_the_paths_of_a_table_start_at_the_folder_that_is_given(tmp_path):
-    fill(tmp_path / "images", {"a": 10, "b": 10})
-    (tmp_path / "tables").mkdir()
-    rows = [f"a/{n:03d}.jpg,zebra" for n in range(10)]
-    rows += [f"{tmp_path}/images/b/{n:03d}.jpg,ape" for n in range(10)]  # absolute, but inside it
-    dataset = read(tmp_path / "images", table(tmp_path / "tables", "\ufeffpath,label", *rows))
-    assert dataset.root == tmp_path / "images"
-    assert {split: len(items) for split, items in dataset.splits.items()} == {
-        "train": 10, "val": 4, "test": 6,
-    }  # fmt: skip
-    assert dataset.splits["test"][0].key.startswith("b/")
-
-
 def test_a_seed_that_is_none_is_refused(tmp_path):
     fill(tmp_path, {"a": 3, "b": 3})
     with pytest.raises(UserError, match=r"dataset\.split_seed=abc is not an integer"):
         read(tmp_path, split_seed="abc")
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "must begin with the header path,label or path,label,split, not with ''"),
-        (["a.jpg,cat"], "not with 'a.jpg,cat'"),
-        (["path,label"], "has no test images"),
-        (["path,label,split", "a.jpg,cat,train"], "has no test images"),
-        (["path,label", "a.jpg,cat", "b.jpg,cat"], "too few images of 'cat (2)' to divide"),
-        (["path,label,split", "a.jpg,cat,tset"], "line 2: the split 'tset' is none of train, val"),
-        (["path,label,split", "a.jpg,cat,"], "line 2: the split '' is none of"),
-        (["path,label", "a.jpg, "], "line 2 has no label: name the class of a.jpg"),
-        (["path,label", "a.jpg"], "line 2 does not have the header's 2 fields"),
-        (["path,label", "a,b.jpg,cat"], "line 2 does not have the header's 2 fields"),
-        (
-            ["path,label", "a.jpg,cat", "../a.jpg,cat"],
-            "line 3: the path ../a.jpg does not",
-        ),
-        (["path,label", "/a.jpg,cat"], "line 2: the path /a.jpg does not lead into"),
-        (["path,label", "c.jpg,cat"], "c.jpg is missing"),
-        (["path,label", ",cat"], "is missing"),
-        (["path,label", "a.jpg,cat", "./a.jpg,dog"], "line 3 lists a.jpg once more"),
-        (["path,label", '"a.jpg,cat'], "unexpected end of data. Mend the CSV file"),
-    ],
-)
-def test_a_malformed_table_is_refused(tmp_path, lines, message):
-    touch(tmp_path, "a.jpg", "b.jpg")
-    with pytest.raises(UserError, match=re.escape(message)) as raised:
-        read(csv_file=table(tmp_path, *lines))
-    assert "list.csv" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -233,46 +173,82 @@ def test_class_names_come_from_a_file(tmp_path, name, content):
     assert dataset.splits["test"][0].key.startswith("n01/")
 
 
+def test_every_file_that_is_left_out_is_counted_by_its_ending_in_one_line(tmp_path, caplog):
+    fill(tmp_path, {"a": 3, "b": 3})
+    touch(tmp_path, "a/more.jfif", "a/1.PPM", "b/2.heic", "b/1.HEIC", "b/notes.txt", "b/.hidden")
+    touch(tmp_path, "top.jpg", "README.md", "a/none")
+    (tmp_path / "a/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    dataset = read(tmp_path)
+    keys = {item.key for items in dataset.splits.values() for item in items}
+    assert {"a/more.jfif", "a/1.PPM"} <= keys
+    assert len(keys) == 8
+    (record,) = caplog.records
+    said = record.getMessage()
+    for part in (
+        f"left out of {tmp_path}: 2 .heic, 1 .", "1 .txt", "1 without ending", "1 .jpg",
+        "as 'a/gone.jpg' (read are .", "1 outside of the class folders, as 'top.jpg'",
+    ):  # fmt: skip
+        assert part in said
+    assert "hidden" not in said
+    assert "README" not in said
+
+
+def test_nothing_is_said_where_nothing_is_left_out(tmp_path, caplog):
+    fill(tmp_path / "test", {"a": 3, "b": 3})
+    touch(tmp_path, "test/README.txt", "LICENSE")
+    read(tmp_path)
+    assert not caplog.records
+
+
+def test_images_of_every_ending_can_be_decoded():
+    for ending in folder.EXTENSIONS:
+        content = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(content, folder.ENDINGS[ending])
+        assert decode(content, ending).size == (4, 4)
+
+
+@pytest.mark.parametrize("top", ["", "test/"])
+def test_classes_may_lie_deeper(tmp_path, top):
+    files = ["pets/dogs/husky/1.jpg", "pets/cats/manx/1.jpg", "wild/dogs/fox/1.jpg"]
+    touch(tmp_path, *(top + file.replace("1.jpg", f"{n}.jpg") for file in files for n in range(3)))
+    dataset = read(tmp_path, depth=3)
+    assert dataset.class_names == ["fox", "husky", "manx"]
+    found = {item.label: item.key for item in dataset.splits["test"]}
+    assert found[1].startswith(f"{top}pets/dogs/husky/")
+
+
+def test_one_class_may_lie_in_other_folders_of_each_split(tmp_path):
+    touch(tmp_path, "train/dogs/husky/1.jpg", "test/canine/husky/1.jpg", "test/cats/manx/1.jpg")
+    dataset = read(tmp_path, depth=2)
+    assert dataset.class_names == ["husky", "manx"]
+    assert dataset.splits["train"] == [Item("train/dogs/husky/1.jpg", 0)]
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("present", "depth", "message"),
     [
-        ("n.json", '{"n1": "tench"}', "no class name for 'n01' (did you mean 'n1'?)"),
-        ("n.json", '{"n01": ""}', "gives 'n01' no class name"),
-        ("n.json", '{"n01": 3}', "gives 'n01' no class name"),
-        ("n.json", '["tench"]', "must hold a JSON object"),
-        ("n.txt", "n01\n", "gives 'n01' no class name"),
-        ("n.txt", "tench\n", "no class name for 'n01'"),
+        (["x/cat/1.jpg", "y/cat/1.jpg"], 2, "the same name: '{root}/x/cat', '{root}/y/cat'. Ren"),
+        (["x/cat/1.jpg", "y/1.jpg"], 2, "do not lie in a folder 2 levels down: '{root}/y/1.jpg'"),
+        (["x/cat/1.jpg", "x/cat/a/1.jpg"], 2, "'{root}/x/cat/a'. If those are the classes, say"),
+        (["x/cat/1.jpg", "x/cat/a/1.jpg"], 2, "dataset.depth=3; if not"),
+        (["cat/1.jpg"], 2, "in any class folder of {root}"),
+        (["cat/1.jpg"], 0, "dataset.depth=0 is not an integer from 1 up"),
+        (["cat/1.jpg"], "deep", "dataset.depth=deep is not an integer"),
     ],
 )
-def test_class_names_that_do_not_fit_are_refused(tmp_path, name, content, message):
-    fill(tmp_path / "images", {"n01": 3})
-    (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=re.escape(message)) as raised:
-        read(tmp_path / "images", class_names=tmp_path / name)
-    assert name in str(raised.value)
+def test_a_depth_that_does_not_fit_is_refused(tmp_path, present, depth, message):
+    touch(tmp_path, *present)
+    with pytest.raises(UserError, match=re.escape(message.format(root=tmp_path))):
+        read(tmp_path, depth=depth)
 
 
-@pytest.mark.parametrize(
-    ("labels", "names"), [(["a_b", "a b"], {}), (["1", "2"], {"1": "crane", "2": "crane"})]
-)
-def test_two_classes_of_one_name_are_refused(tmp_path, labels, names):
-    fill(tmp_path / "images", dict.fromkeys([*labels, "other"], 3))
-    (tmp_path / "n.json").write_text(json.dumps({"other": "other"} | names))
-    with pytest.raises(UserError, match="several classes have the same name in a prompt"):
-        read(tmp_path / "images", class_names=tmp_path / "n.json" if names else None)
+def test_a_list_has_no_depth(tmp_path):
+    with pytest.raises(UserError, match=r"dataset\.depth says where folders lie"):
+        read(csv_file=tmp_path / "list.csv", depth=2)
 
 
-def test_a_number_of_wordnet_as_a_class_name_is_pointed_out(tmp_path, caplog):
-    fill(tmp_path, {"n01855672": 3, "n01440764": 3})
-    read(tmp_path)
-    assert "'a photo of a n01440764.' says nothing to CLIP" in caplog.text
-    assert "dataset.class_names" in caplog.text
-
-
-def test_files_that_are_left_out_are_named(tmp_path, caplog):
+def test_a_folder_that_cannot_be_listed_is_one_message(tmp_path):
     fill(tmp_path, {"a": 3, "b": 3})
-    touch(tmp_path, "a/more.jfif", "a/camera.heic", "b/.hidden")
-    dataset = read(tmp_path)
-    assert "a/more.jfif" in {item.key for items in dataset.splits.values() for item in items}
-    assert "left out: 'a/camera.heic'" in caplog.text
-    assert "hidden" not in caplog.text
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/round: Too many"):
+        read(tmp_path)

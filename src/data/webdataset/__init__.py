@@ -1,0 +1,1 @@
+"""Images in tar archives as webdataset writes them, read by their place and never unpacked."""
