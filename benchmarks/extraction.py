@@ -29,13 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, Turns, take_turns
-from src.clip.crops import Crop
 from src.clip.model import FrozenClip
 from src.clip.precision import AUTO, BFLOAT16, FLOAT32, has_bfloat16_units, resolve
 from src.data.digits import read
 from src.data.images import ImageDataset, ImageFiles, Item
 from src.data.prompts import make_prompts
 from src.features.extract import Encoder, extract
+from src.features.plan import crop_by_crop
 from src.store.store import FeatureStore
 
 MODELS = {"RN50-quickgelu": (2.5, 2.0), "ViT-B-32-quickgelu": (2.3, 1.5)}
@@ -214,9 +214,9 @@ def _extracted(
     """Extract as a run does, and return the global features as they are stored."""
     store, key = FeatureStore(folder), {"dataset": "d", "split": "test", "backbone": "b"}
     runner = partial(trainer, precision=precision)
-    crops = [Crop(item, None) for item in items]
-    with store.writing(key, len(items), 4 * batch_size) as writer:
-        extract(dataset, crops, None, clip, ["global"], writer, batch_size, runner)
+    plan = crop_by_crop(items, None, batch_size)
+    with store.writing(key, len(items), plan.rows_per_shard) as writer:
+        extract(dataset, plan, ["global"], writer, lambda: clip, runner)
     entry = store.open(key)
     assert entry is not None
     return entry.tensor("global").float()

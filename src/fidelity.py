@@ -243,7 +243,7 @@ def _trainer(cfg: DictConfig, key: str, asked: str) -> "Trainer":
     """Make the Trainer of one pass.
 
     Raises:
-        UserError: Lightning has no such precision on this device, or there are several devices.
+        UserError: Lightning has no such precision on this device.
     """
     from functools import partial
 
@@ -253,10 +253,7 @@ def _trainer(cfg: DictConfig, key: str, asked: str) -> "Trainer":
     make = partial(make_trainer, cfg, logger=False, progress=make_console().is_terminal)
     precision = resolve(asked, make)
     check_precision(cfg, key, precision)
-    trainer = make(precision=precision)
-    if trainer.world_size > 1:
-        raise UserError("features are compared on one device: give trainer.devices=1.")
-    return trainer
+    return make(precision=precision)
 
 
 def _has_spatial(clip: Any) -> bool:

@@ -23,8 +23,6 @@ RECIPES = CONFIG_DIR / "experiment"
 ROOM_BYTES = 1 << 16
 """A disk with less room than that is full: a file may have failed that needed more than is left."""
 OF_A_RUN = "hydra.run.dir or hydra.sweep.dir, paths.features"
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-"""Where Lightning looks for the rank of a process in a distributed run."""
 
 
 @contextmanager
@@ -106,7 +104,3 @@ def write_json(path: Path, content: Any) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-
-def leads() -> bool:
-    """Say whether this process is the first of a distributed run, or the only one."""
-    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)

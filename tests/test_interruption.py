@@ -1,15 +1,20 @@
 """Tests of killed, shared or damaged extraction, through the real command line."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from tests import replica
 from tests.cli import ENVIRONMENT, ROOT, below, calipers, finish, result, start
+from tests.replica.photographs import photograph
 
 ARGUMENTS = (
     "method=zero_shot", "dataset=dtd", "logger=none", "backbone.batch_size=2", *replica.TINY
@@ -75,20 +80,76 @@ def test_two_processes_on_an_empty_store_extract_once(data, undisturbed, tmp_pat
     same_features(tmp_path / "two", undisturbed)
 
 
-def test_two_ranks_share_the_shards_of_one_extraction(data, undisturbed, tmp_path):
-    ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    done = calipers(tmp_path, *ARGUMENTS, *ranks, f"paths.data={data}")
+def ranks(count):
+    return "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={count}"
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_processes_share_an_extraction_out_to_the_same_features(data, undisturbed, tmp_path, count):
+    done = calipers(tmp_path, *ARGUMENTS, *ranks(count), f"paths.data={data}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "output/train_ddp_process_1.log").exists()
     same_features(tmp_path, undisturbed)
+    assert len(shards(tmp_path)) == len(list(tmp_path.glob("features/dtd/test-*/*.safetensors*")))
+    assert done.stdout.count("results in") == done.stdout.count("extracting dtd/test") == 1
+    assert (tmp_path / "output/run.log").read_text().count("results in") == 0
 
 
-def test_a_rank_without_a_shard_has_nothing_to_do(tmp_path):
-    ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    done = calipers(tmp_path, "method=zero_shot", *ranks, "logger=none")
+def test_fewer_batches_than_processes_leave_none_without_work(tmp_path):
+    folder = tmp_path / "images"
+    for number in range(5):
+        path = folder / f"test/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photograph(path, "ab"[number % 2], number, 48)
+    named = ("dataset=folder", f"dataset.path={folder}", "method=zero_shot", "logger=none")
+    own = (*named, *replica.TINY, "backbone.batch_size=2")
+    outcomes = []
+    for name, more in {"alone": (), "shared": ranks(4)}.items():
+        done = calipers(tmp_path / name, *own, *more)
+        assert done.returncode == 0, done.stderr
+        (entry,) = (tmp_path / name).glob("features/folder/test-*/shard-00000.safetensors")
+        outcomes.append((entry.read_bytes(), result(tmp_path / name)["accuracy"]))
+    assert outcomes[0] == outcomes[1]
+
+
+def children(process):
+    """List the processes that share the extraction out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def test_a_process_that_is_killed_ends_all_and_the_next_start_goes_on(data, undisturbed, tmp_path):
+    process = start("src.run", *below(tmp_path), *ARGUMENTS, *ranks(2), f"paths.data={data}")
+    while len(shards(tmp_path)) < 3:
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        time.sleep(0.005)
+    _, second = sorted(children(process))
+    os.kill(second, signal.SIGKILL)
+    ended = finish(process)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count("\n") == 1 and "of the 2 that extract features" in ended.stderr
+    assert "(SIGKILL)" in ended.stderr and not list(tmp_path.glob("output/result.json"))
+    kept = {path: path.stat().st_mtime_ns for path in shards(tmp_path) if ".from-" not in path.name}
+    assert 3 <= len(kept) < len(shards(undisturbed))
+    done = calipers(tmp_path, *ARGUMENTS, *ranks(2), f"paths.data={data}")
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("features/digits/test-*/*.safetensors"))) == 1
-    assert result(tmp_path)["n_test"] == 720
+    same_features(tmp_path, undisturbed)
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+
+
+def test_a_mistake_in_one_process_is_said_once(data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    last = sorted(copy.glob("dtd/images/*/*.jpg"))[-1]
+    last.write_text("no photograph")
+    done = calipers(tmp_path, *ARGUMENTS, *ranks(2), f"paths.data={copy}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot decode the image {last}: not an image.")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "deleted"])

@@ -17,7 +17,6 @@ from src.clip.crops import Crop
 from src.data.images import DamagedImageError, ImageDataset, Item
 from src.data.point_clouds import DamagedCloudError
 from src.errors import UserError
-from src.store.writer import EntryWriter
 
 SKIPPED = -1
 """Label of an image that could not be decoded; its row stays in the store, so that the size of each
@@ -87,16 +86,19 @@ class ListedBatches(LightningDataModule):
         crops: Sequence[Crop],
         transform: Callable[[Any, Crop], Tensor],
         blank: Any,
-        batches: Sequence[tuple[int, range]] = (),
+        batches: Sequence[tuple[int, range]],
+        processes: int = 1,
     ) -> None:
+        """List what to decode; `processes` is how many share the processors of this machine."""
         super().__init__()
         self.dataset, self.crops, self.transform = dataset, crops, transform
-        self.blank, self.batches = blank, batches
+        self.blank, self.batches, self.processes = blank, batches, processes
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
         images = ImageBatches(self.dataset, self.crops, self.transform, self.batches, self.blank)
         # A worker takes longer to start than a few batches take to decode.
-        workers = min(os.cpu_count() or 1, len(self.batches) // 4)
+        processors = (os.cpu_count() or 1) // self.processes
+        workers = min(max(1, processors), len(self.batches) // 4)
         # joblib's processes have its own start method as default, and torch cannot use that one.
         start = multiprocessing.get_all_start_methods()[0] if workers else None
         return DataLoader(
@@ -111,40 +113,6 @@ class ListedBatches(LightningDataModule):
         if isinstance(batch, UserError):
             raise batch
         return batch
-
-
-class PendingBatches(ListedBatches):
-    """The batches of the shards that the store still lacks, divided among the processes.
-
-    Batches never cross the border of a shard, so that an extraction that was interrupted computes
-    the rest in exactly the same batches.
-    """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        crops: Sequence[Crop],
-        transform: Callable[[Any, Crop], Tensor],
-        writer: EntryWriter,
-        batch_size: int,
-        skip_damaged: bool,
-    ) -> None:
-        super().__init__(dataset, crops, transform, BLACK if skip_damaged else None)
-        # Where there are fewer shards than processes, some have nothing to do.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.writer, self.rows_per_batch = writer, batch_size
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Any] | UserError]:
-        assert self.trainer is not None
-        pending = self.trainer.strategy.broadcast(self.writer.pending)
-        shards = pending[self.trainer.global_rank :: self.trainer.world_size]
-        self.batches = [
-            (shard, range(start, min(start + self.rows_per_batch, rows.stop)))
-            for shard in shards
-            for rows in [self.writer.rows_of(shard)]
-            for start in range(rows.start, rows.stop, self.rows_per_batch)
-        ]
-        return super().predict_dataloader()
 
 
 def _hush(_: int) -> None:

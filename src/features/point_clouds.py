@@ -1,6 +1,7 @@
 """Features of point clouds: the frozen CLIP sees each of their depth maps as an image."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,9 @@ class PointCloudFeatures(ImageFeatures):
             "rounding": ROUNDING,
         }
 
-    def _load(self) -> DepthMapClip:
-        return DepthMapClip.load_for(self._architecture, self._pretrained, self.n_views)
+    @property
+    def _loader(self) -> Callable[[], DepthMapClip]:
+        return partial(DepthMapClip.load_for, self._architecture, self._pretrained, self.n_views)
 
 
 def _bits(points: NDArray[np.float32]) -> Int32[Tensor, "p 3"]:

@@ -150,6 +150,7 @@ class ImageFeatures:
         batch_size: int,
         store: FeatureStore,
         trainer: Callable[..., Trainer],
+        devices: Sequence[Any] = (1,),
         skip_damaged: bool = False,
         test_crops: ImageCrops | None = None,
         preprocessing: Preprocessing = None,
@@ -166,7 +167,9 @@ class ImageFeatures:
             precision: Lightning's name of the precision CLIP computes in, or `auto`.
             batch_size: images per forward pass.
             store: where features are kept.
-            trainer: makes the Trainer that extracts, given `precision` and further `callbacks`.
+            trainer: makes the Trainer that extracts, given `precision`, `devices`, and further
+                `callbacks`.
+            devices: for each process of an extraction, what Lightning calls its device.
             skip_damaged: leave images out that cannot be decoded; else they are a `UserError`.
             test_crops: how `crops` are drawn; None where no feature of that name is needed.
             preprocessing: how images are prepared, where not as the weights say.
@@ -176,7 +179,7 @@ class ImageFeatures:
         self._backbone, self._architecture, self._pretrained = backbone, architecture, pretrained
         self._prepared = preprocessing
         self._asked_precision, self._batch_size = precision, batch_size
-        self._store, self._trainer = store, trainer
+        self._store, self._trainer, self._devices = store, trainer, devices
         self._skip_damaged, self._test_crops = skip_damaged, test_crops
         self.skipped_images: dict[str, str] = {}
 
@@ -417,18 +420,18 @@ class ImageFeatures:
             where, what = f"{self._name}/{key['split']}", plan.describe(writer, self._kind)
             log.info("extracting %s: %s with %s", where, what, self._backbone)
             # Lightning converts a model to a lower precision in place, and text needs float32.
-            clip = self.clip if self.precision == FLOAT32 else self._load()
+            shares = self.precision == FLOAT32 and len(self._devices) == 1
+            load = (lambda: self.clip) if shares else self._loader
             # A run's own random numbers must not depend on what had to be extracted.
             with torch.random.fork_rng():
                 extract(
                     self._dataset,
-                    plan.crops,
-                    plan.augmentation,
-                    clip,
+                    plan,
                     key["features"],
                     writer,
-                    plan.rows_per_batch,
+                    load,
                     partial(self._trainer, precision=self.precision),
+                    self._devices,
                     self._skip_damaged,
                 )
 
@@ -481,10 +484,11 @@ class ImageFeatures:
     @cached_property
     def clip(self) -> FrozenClip:
         """The backbone in float32, loaded when it is first asked for."""
-        return self._load()
+        return self._loader()
 
-    def _load(self) -> FrozenClip:
-        return FrozenClip.load(self._architecture, self._pretrained, self._prepared)
+    @property
+    def _loader(self) -> Callable[[], FrozenClip]:
+        return partial(FrozenClip.load, self._architecture, self._pretrained, self._prepared)
 
     @staticmethod
     def _made_by() -> dict[str, str]:

@@ -36,7 +36,7 @@ from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support
 from src.job import similarities, testing
-from src.job.trainer import make_trainer
+from src.job.trainer import devices_of, for_trainer, make_trainer
 from src.methods.base import Method
 from src.methods.search import Search, search_from
 from src.methods.view_search import ViewSearch
@@ -137,7 +137,8 @@ def make_features(
         precision=cfg.backbone.precision,
         batch_size=cfg.backbone.batch_size,
         store=FeatureStore(Path(cfg.paths.features)),
-        trainer=partial(make_trainer, cfg, logger=False),
+        trainer=partial(make_trainer, for_trainer(cfg), logger=False),
+        devices=devices_of(cfg),
         skip_damaged=cfg.on_bad_image == "skip",
         test_crops=image_crops.read(cfg.method.get("test_crops")),
     )

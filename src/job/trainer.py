@@ -34,6 +34,8 @@ TRAINER = {
     "fast_dev_run": "for a short try, give shots=1 method.training.epochs=2",
     "overfit_batches": "for a short try, give shots=1 method.training.epochs=2",
     "reload_dataloaders_every_n_epochs": "leave it out",
+    "strategy": "leave it out: features are extracted by one process for each of trainer.devices",
+    "num_nodes": "start the sweep on each machine, with the same paths.features",
 } | dict.fromkeys(
     (
         "default_root_dir", "enable_checkpointing", "enable_model_summary",
@@ -43,6 +45,10 @@ TRAINER = {
     "leave it out: the run decides it",
 )  # fmt: skip
 """Settings of Lightning's Trainer that a run does not take, and what to do instead."""
+
+
+MOST = 4
+"""Processes for each processor that an extraction may have; more than one is no faster."""
 
 
 def check_trainer(cfg: DictConfig) -> None:
@@ -59,6 +65,7 @@ def check_trainer(cfg: DictConfig) -> None:
         if name in TRAINER:
             raise UserError(f"trainer.{name}={value} has no effect here: {TRAINER[str(name)]}.")
     try:
+        devices = devices_of(cfg)
         trainer = make_trainer(cfg, logger=False, progress=False)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -66,10 +73,10 @@ def check_trainer(cfg: DictConfig) -> None:
     if (precision := cfg.backbone.get("precision", AUTO)) != AUTO:  # features that exist have none
         check_precision(cfg, "backbone.precision", precision)
     processors = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors:
+    if isinstance(trainer.accelerator, CPUAccelerator) and len(devices) > MOST * processors:
         raise UserError(
-            f"trainer.devices={trainer.num_devices}: this machine has {processors} processors, and "
-            "no accelerator that Lightning knows. Give as many or fewer."
+            f"trainer.devices={len(devices)}: this machine has {processors} processors, and no "
+            "accelerator that Lightning knows. Give as many or fewer."
         )
     if cfg.callbacks and not make_callbacks(cfg):
         log.warning("nothing is trained: callbacks has no effect")
@@ -108,10 +115,17 @@ EXPLANATIONS.append(_explain)
 def make_trainer(
     cfg: DictConfig, callbacks: Sequence[Callback] = (), progress: bool = True, **settings: Any
 ) -> Trainer:
-    """Make a Lightning Trainer; checkpoints are written by the run, not by the Trainer."""
+    """Make a Lightning Trainer; checkpoints are written by the run, not by the Trainer.
+
+    Args:
+        cfg: the configuration, whose `trainer` has further settings.
+        callbacks: beside the progress bar.
+        progress: whether there is one.
+        settings: further ones. `devices` is the first of `devices_of` where it is not given: a
+            method needs only one.
+    """
     return Trainer(
-        **cfg.trainer,
-        **settings,
+        **{**cfg.trainer, "devices": devices_of(cfg)[0], **settings},
         callbacks=[RichProgressBar(), *callbacks] if progress else list(callbacks),
         enable_progress_bar=progress,
         default_root_dir=cfg.paths.output,
@@ -121,8 +135,29 @@ def make_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         # Within a Slurm allocation of several tasks, one process is meant all the same.
-        plugins=LightningEnvironment() if cfg.trainer.get("strategy", "auto") == "auto" else None,
+        plugins=LightningEnvironment(),
     )
+
+
+def for_trainer(cfg: DictConfig) -> DictConfig:
+    """Take from a configuration what `make_trainer` needs, looked up, for another process."""
+    trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
+    return OmegaConf.create({"trainer": trainer, "paths": {"output": str(cfg.paths.output)}})
+
+
+def devices_of(cfg: DictConfig) -> list[Any]:
+    """List what Lightning calls each device that `trainer.devices` names, one by one.
+
+    Raises:
+        TypeError, ValueError: Lightning does not take the settings of the trainer.
+        MisconfigurationException: likewise, or there are fewer devices.
+    """
+    if cfg.trainer.devices == 1:
+        return [1]
+    trainer = Trainer(**cfg.trainer, logger=False, plugins=LightningEnvironment())
+    if isinstance(trainer.accelerator, CPUAccelerator):
+        return [1] * trainer.num_devices
+    return [[index] for index in trainer.device_ids]
 
 
 def make_callbacks(cfg: DictConfig) -> list[Callback]:

@@ -12,14 +12,13 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from src.errors import UserError
-from src.files import leads
 from src.store.entry import FeatureEntry, open_entry
 from src.store.shards import DamageError, shard_count
 from src.store.writer import AT_ONCE, EntryWriter, clean, find_pending
@@ -69,8 +68,7 @@ class FeatureStore:
 
         Sound shards of an interrupted run are kept; whatever else the folder holds is removed.
         If nothing is pending the entry is complete; another process may have completed it while
-        this one waited. In a distributed job only rank 0 locks and cleans, so every rank has to
-        enter before rank 0 writes, and rank 0's `pending` is the one that counts.
+        this one waited.
 
         Args:
             key: as for `open`.
@@ -84,10 +82,8 @@ class FeatureStore:
         if rows < 1 or rows_per_shard < 1:
             raise ValueError(f"rows={rows} and rows_per_shard={rows_per_shard} must be positive")
         folder = self._folder(key)
-        leader = leads()
-        if leader:
-            folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder) if leader else nullcontext():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
             entry = None
             with suppress(DamageError):
                 entry = open_entry(folder)
@@ -98,7 +94,7 @@ class FeatureStore:
             with ThreadPoolExecutor(AT_ONCE) as disk:
                 about = made_by or {}
                 writer = EntryWriter(folder, key, rows, rows_per_shard, about, pending, disk)
-                if leader and not entry:
+                if not entry:
                     clean(folder, set(range(shard_count(rows, rows_per_shard))) - set(pending))
                     if (
                         not pending

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from src.files import flush
@@ -29,19 +30,22 @@ from src.store.shards import (
 
 AT_ONCE = 2
 """How many shards are written at the same time."""
+PART = ".from-"
+"""What the name of a part of a shard has between that of the shard and its first row."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EntryWriter:
-    """Writes the missing shards of an entry, from one process or from every rank of a job.
+    """Writes the missing shards of an entry, from one process or from several.
 
     The disk works in the background: while one shard is written, the checksum of the next one is
     computed.
 
     Attributes:
         pending: indices of the shards that were missing when writing began.
+        disk: what writes; None on the way to another process, which has one of its own.
     """
 
     path: Path
@@ -50,24 +54,40 @@ class EntryWriter:
     rows_per_shard: int
     made_by: Mapping[str, str]
     pending: list[int]
-    disk: Executor
+    disk: Executor | None
     begun: list[Future[None]] = field(default_factory=list)
 
     def rows_of(self, shard: int) -> range:
         """Return the rows that a shard holds: `rows_per_shard` of them, fewer in the last."""
         return shard_rows(shard, self.rows, self.rows_per_shard)
 
-    def write(self, shard: int, tensors: Mapping[str, Shaped[Tensor, "rows ..."]]) -> None:
+    def write(
+        self,
+        shard: int,
+        tensors: Mapping[str, Shaped[Tensor, "rows ..."]],
+        part: range | None = None,
+    ) -> None:
         """Begin to write one shard, atomically, in the dtypes given; do not change `tensors` then.
 
+        Args:
+            shard: its index.
+            tensors: its rows.
+            part: which rows of the entry they are, where other processes have the shard's others;
+                None: all of `rows_of(shard)`.
+
         Raises:
-            ValueError: a tensor does not have one row for each of `rows_of(shard)`.
+            ValueError: a tensor does not have one row for each of them.
             OSError: a shard before it could not be written.
         """
-        path, rows = self.path / shard_name(shard), self.rows_of(shard)
+        whole = self.rows_of(shard)
+        rows = whole if part is None else part
+        path = self.path / shard_name(shard)
+        if rows != whole:
+            path = path.with_name(f"{path.name}{PART}{rows.start:012}")
         for name, tensor in tensors.items():
             if len(tensor) != len(rows):
                 raise ValueError(f"{name} has {len(tensor)} rows, {path.name} {len(rows)}")
+        assert self.disk is not None
         if len(self.begun) == AT_ONCE:
             self.begun.pop(0).result()
         self.begun.append(self.disk.submit(write_shard, path, rows, tensors))
@@ -81,8 +101,27 @@ class EntryWriter:
         while self.begun:
             self.begun.pop(0).result()
 
+    def join(self) -> None:
+        """Make whole shards of the parts that several processes wrote.
+
+        Raises:
+            ValueError: a part was never written.
+            OSError: as `wait`.
+        """
+        for shard in self.pending:
+            parts = sorted(self.path.glob(f"{shard_name(shard)}{PART}*"))
+            if not parts:
+                continue
+            pieces = [load_file(part) for part in parts]
+            self.write(
+                shard, {name: torch.cat([one[name] for one in pieces]) for name in pieces[0]}
+            )
+            self.wait()
+            for part in parts:
+                part.unlink()
+
     def finish(self) -> None:
-        """Write the manifest; of several processes, only rank 0 does, after all have written.
+        """Write the manifest; of several processes one does, after all have written.
 
         Raises:
             RuntimeError: a shard was never written.
