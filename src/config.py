@@ -1,6 +1,5 @@
 """Composing and checking the configuration. Imports no torch."""
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -29,6 +28,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from src.choices import RECIPES_GROUP, near
 from src.command_line import EXPLANATIONS, explain
 from src.errors import UserError, require_integer
 from src.files import CONFIG_DIR, ROOT
@@ -36,14 +36,14 @@ from src.masking import masked_overrides
 from src.resolvers import check_backbone
 
 WITHOUT_EFFECT = {
-    "attention_images", "force", "group", "hydra", "logger", "name", "paths",
+    "attention_images", "dry_run", "force", "group", "hydra", "logger", "name", "paths",
     "save_predictions", "tags",
 }  # fmt: skip
 """Parts of the configuration that no metric depends on."""
 
 
 KINDS: Mapping[str, Any] = {
-    **dict.fromkeys(("force", "save_predictions"), bool),
+    **dict.fromkeys(("dry_run", "force", "save_predictions"), bool),
     **dict.fromkeys(("method.support.horizontal_flip",), bool | NoneType),
     **dict.fromkeys(("group", "name", "ckpt_path"), str | NoneType),
     **dict.fromkeys(("paths.data", "paths.features", "paths.output"), str),
@@ -264,7 +264,7 @@ def build(node: DictConfig, **values: Any) -> Any:
             if name not in known:
                 raise UserError(
                     f"{node._get_full_key(name)}: there is no such setting. "
-                    f"{_near(name, list(known))}There are {', '.join(known)}."
+                    f"{near(name, list(known))}There are {', '.join(known)}."
                 )
     return target(**values)
 
@@ -309,7 +309,7 @@ def validate(cfg: DictConfig) -> None:
     if unknown := [str(key) for key in cfg if key not in _known_keys()]:
         raise UserError(
             f"the configuration has no key {unknown[0]!r}, and a new one would change nothing. "
-            f"{_near(unknown[0], sorted(_known_keys()))}`--help` lists the keys."
+            f"{near(unknown[0], sorted(_known_keys()))}`--help` lists the keys."
         )
     if not (OmegaConf.is_list(cfg.tags) and all(isinstance(tag, str) for tag in cfg.tags)):
         raise UserError(f"tags={cfg.tags} are not texts: write them as tags=first,second.")
@@ -523,11 +523,11 @@ EXPLANATIONS.append(_explain)
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    group, _, name = (error.missing_cfg_file or "").partition("/")
     options = list(error.options or [])
     if not options:
         return _invalid_override(error)
-    return f"there is no {group} called {name!r}. {_near(name, options)}Choices: " + (
+    return f"there is no {group} called {name!r}. {near(name, options)}Choices: " + (
         f"{', '.join(options)}."
     )
 
@@ -544,16 +544,13 @@ def _invalid_override(error: HydraException) -> str:
         # Hydra composes a sweep's first configuration without the swept choices.
         swept = {"-m", "--multirun"} & set(sys.argv)
         hint = f" If a swept choice has it, give ++{key[1]}=..." if swept else ""
+        if key[1] == RECIPES_GROUP:
+            return "a recipe is given with a plus, as +experiment=demo."
         return (
-            f"the configuration has no key {key[1]!r}. {_near(key[1], known)}"
+            f"the configuration has no key {key[1]!r}. {near(key[1], known)}"
             f"`--help` lists the keys.{hint}"
         )
     return " ".join(line.strip() for line in message.split("See https", maxsplit=1)[0].splitlines())
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m src.run`: one run, or a sweep with `-m`.
+"""`python -m src.run`: one run, or a sweep with `-m`; `show=dataset` lists choices.
 
 Torch is imported only once the configuration has been composed and checked.
 """
@@ -11,6 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from src.choices import show
 from src.command_line import explaining, run_command
 from src.config import arrange, as_lists
 from src.files import CONFIG_DIR, naming_full_disk
@@ -33,7 +34,16 @@ def main(cfg: DictConfig) -> float | None:
             return run(cfg)
 
 
+def list_choices() -> None:
+    """Print the choices of each group that `show=` names."""
+    for one in sys.argv[1:]:
+        show(one.removeprefix("show="))
+
+
 if __name__ == "__main__":
     sys.argv[1:] = as_lists(arrange(sys.argv[1:]), "eval_dataset", "tags")
-    with sweep.ending():
-        run_command(main)
+    if sys.argv[1:] and all(one.startswith("show=") for one in sys.argv[1:]):
+        run_command(list_choices)
+    else:
+        with sweep.ending():
+            run_command(main)

@@ -23,6 +23,9 @@ MISTAKES = [
     ("backbone.precision=32", "Lightning takes 32-true for it here"),
     ("+trainer.callbacks=[]", "choose callbacks="),
     ("+trainer.limit_predict_batches=1", "the run decides it"),
+    ("+trainer.strategy=ddp", "one process for each of trainer.devices"),
+    ("+trainer.num_nodes=2", "start the sweep on each machine"),
+    ("method=cross_modal ++method.support.crops=2", "needs method.support.min_scale too"),
     ("+trainer.gradient_clip=1", "has no setting 'gradient_clip' (did you mean"),
     # keys that change nothing
     # callbacks

@@ -23,8 +23,7 @@ def require(folder: Path, needed: int, remedy: str) -> None:
     Raises:
         UserError: fewer than `needed` and `RESERVE` bytes are free.
     """
-    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed + RESERVE:
         with suppress(OSError):  # What an earlier run has stored there stays.
             folder.rmdir()
@@ -32,3 +31,9 @@ def require(folder: Path, needed: int, remedy: str) -> None:
             f"the disk of {folder} has {decimal(free)} free, and {decimal(needed + RESERVE)} are "
             f"needed: {remedy}."
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Give what is free on the disk of a folder, which need not exist."""
+    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return shutil.disk_usage(existing).free

@@ -84,6 +84,13 @@ def check_method(cfg: DictConfig) -> None:
     for name in ("crops", "copies"):
         if support.get(name) is not None:
             require_integer(f"method.support.{name}", support[name], least=1)
+    if support.get("crops") is not None:
+        for name in ("min_scale", "horizontal_flip"):
+            if name not in support:
+                raise UserError(
+                    f"method.support.crops={support['crops']} needs method.support.{name} too: give "
+                    f"+method.support.{name}=..."
+                )
     if unknown := [name for name in support if name not in SUPPORT]:
         raise UserError(
             f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "
@@ -175,7 +182,7 @@ def make_head(cfg: DictConfig, source: FeatureSource) -> Head:
         UserError: the method is not made for what the dataset holds, or a setting is out of range.
     """
     head_class: Any = get_class(cfg.method.head._target_)
-    weights = _check_views(cfg, head_class, source.n_views)
+    weights = check_views(cfg, head_class, source.n_views)
     given = {name: getattr(source, name) for name in head_class.given}
     # The seed is set here because what was loaded before may have used random numbers.
     seed_everything(cfg.seed, verbose=False)
@@ -327,7 +334,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     return dict(settings)
 
 
-def _check_views(cfg: DictConfig, head_class: Any, views: int | None) -> list[float] | None:
+def check_views(cfg: DictConfig, head_class: Any, views: int | None) -> list[float] | None:
     """Return the weights of the depth maps, None for photographs.
 
     Raises:

@@ -9,6 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config import build, validate
+from src.errors import UserError
 from src.hints import without_hints
 from src.job import attention_images, shift
 from src.job.clock import Clock
@@ -18,6 +19,8 @@ from src.results import loggers
 def run(cfg: DictConfig) -> float:
     """Build, fit, select, test, record; returns the accuracy (per cent)."""
     validate(cfg)
+    if cfg.dry_run:  # `src.job.dry_run` has seen no such thing
+        raise UserError("dry_run=true is of a whole run or sweep: give it once, on its own.")
     clock = Clock()
     with clock("dataset"):
         dataset = build(cfg.dataset.reader)
