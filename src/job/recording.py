@@ -119,6 +119,7 @@ def make_result(
         probabilities=similarities.SOFTMAX,
         config_hash=config_hash(cfg),
         versions=record.versions(),
+        machine=record.machine(torch.cuda.get_device_name() if torch.cuda.is_available() else ""),
         git_revision=record.git_revision(),
         started_at=clock.started_at.isoformat(timespec="milliseconds"),
         command=rerun_command(HydraConfig.get()),

@@ -16,7 +16,7 @@ import pandas as pd
 
 from src.results.marks import marks
 from src.results.protocols import in_words
-from src.results.summary import alike, at_shots, compared, half_width, once_per_seed
+from src.results.summary import ANY, alike, at_shots, compared, half_width, once_per_seed
 
 LEVEL = 0.05
 DECIMALS = 4
@@ -24,8 +24,6 @@ DECIMALS = 4
 and one image in a hundred thousand counts ten times as much."""
 NOT_COMPARED = ("selected_on_test", "partial_test")
 """What keeps a method out, by the record's attributes."""
-ANY = None
-"""In place of a seed: a method that sees no labelled image has the same accuracy for each."""
 
 Scores = Mapping[str, Mapping[int | None, float]]
 """What a method is compared by, in per cent, by dataset and seed."""
@@ -210,7 +208,7 @@ def common_datasets(of_methods: Sequence[set[str]]) -> set[str]:
 def _differences(first: Scores, second: Scores) -> dict[str, Difference]:
     found = {}
     for dataset in first:
-        pairs = list(_paired([first[dataset], second[dataset]]))
+        pairs = list(paired([first[dataset], second[dataset]]))
         if pairs:
             differences = [one - other for one, other in pairs]
             mean = float(np.mean(differences))
@@ -218,7 +216,7 @@ def _differences(first: Scores, second: Scores) -> dict[str, Difference]:
     return found
 
 
-def _paired(of_methods: Sequence[Mapping[int | None, float]]) -> Iterator[list[float]]:
+def paired(of_methods: Sequence[Mapping[int | None, float]]) -> Iterator[list[float]]:
     """Give the methods' scores on a dataset for each seed that all of them have."""
     drawn = [set(scores) for scores in of_methods if ANY not in scores]
     seeds: set[int | None] = set.intersection(*drawn) if drawn else {ANY}
@@ -241,7 +239,7 @@ def average_ranks(scores: Mapping[str, Scores]) -> tuple[dict[str, float], int]:
     datasets = list(next(iter(scores.values()), {}))
     ranks = []
     for dataset in datasets:
-        seeds = list(_paired([one[dataset] for one in scores.values()]))
+        seeds = list(paired([one[dataset] for one in scores.values()]))
         if seeds:
             means = pd.Series(np.round(np.mean(seeds, axis=0), DECIMALS))
             ranks.append(means.rank(ascending=False))

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from src.results.comparison import LEVEL, Comparison, Difference, Pair, needed
+from src.results.critical_difference import friedman, nemenyi
 from src.results.formats import spreadsheet
+from src.results.names import shown
 
 ABOUT = (
     "Each two methods are compared on the seeds that both have, and each dataset counts once. "
@@ -32,7 +34,7 @@ class Text(NamedTuple):
 def ranks(comparison: Comparison) -> Text:
     """Make the table of average ranks; without rows where a single dataset was ranked."""
     rows = [
-        {"method": label, "average rank": f"{rank:.2f}"}
+        {"method": shown(label), "average rank": f"{rank:.2f}"}
         for label, rank in comparison.ranks.items()
         if comparison.ranked > 1
     ]
@@ -45,7 +47,7 @@ def pairs(comparison: Comparison) -> Text:
     tested = any(pair.p is not None for pair in comparison.pairs)
     rows = []
     for pair in comparison.pairs:
-        row = {"methods": f"{pair.first} − {pair.second}"}
+        row = {"methods": f"{shown(pair.first)} − {shown(pair.second)}"}
         if several:
             row["mean"] = f"{pair.mean:+.2f}"
         if tested:
@@ -71,9 +73,29 @@ def notes(comparison: Comparison) -> list[str]:
             f"no p below {LEVEL}, whatever the differences: it says nothing here."
         )
     if comparison.left_out:
-        out = [f"{label} ({why})" for label, why in comparison.left_out.items()]
+        out = [f"{shown(label)} ({why})" for label, why in comparison.left_out.items()]
         found.append(f"Left out: {', '.join(out)}.")
     return found
+
+
+def overall(comparison: Comparison) -> list[str]:
+    """Give the tests over all methods, on as many datasets as a pair needs."""
+    difference = critical_difference(comparison)
+    if difference is None:
+        return []
+    p = friedman(list(comparison.ranks.values()), comparison.ranked)
+    return [
+        f"Friedman's test of whether all methods rank alike: p {'' if p < 0.001 else '= '}{_p(p)}. "
+        f"Nemenyi's critical difference of two average ranks (CD) is {difference:.2f}. The bars go "
+        "by the tests of the pairs, which do not depend on what else was ranked."
+    ]
+
+
+def critical_difference(comparison: Comparison) -> float | None:
+    """Give Nemenyi's, of three methods or more on as many datasets as a pair needs for a p."""
+    if len(comparison.ranks) < 3 or comparison.ranked < needed(1):
+        return None
+    return nemenyi(len(comparison.ranks), comparison.ranked)
 
 
 def caption(comparison: Comparison) -> str:

@@ -1,14 +1,16 @@
 """The tables of a report, as Markdown, CSV and LaTeX and in the terminal."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
-from itertools import groupby
+from itertools import chain, count, groupby
 from typing import Any
 
 import pandas as pd
 from rich.text import Text
 
 from src.command_line import make_console, printable
+from src.results import best, names
 from src.results.marks import explanations
 from src.results.protocols import reading
 from src.results.published import describe
@@ -44,8 +46,8 @@ LATEX = str.maketrans(
 )
 
 
-def notes(tables: Sequence[Table]) -> list[str]:
-    """Explain the signs that occur in the tables."""
+def notes(tables: Sequence[Table], bold: bool = True) -> list[str]:
+    """Explain the signs that occur in the tables, and what is `bold` in them."""
     cells = [cell for table in tables for row in table.rows.values() for cell in row if cell]
     balances = dict.fromkeys(one for cell in cells for one in cell.balance.split("; ") if one)
     sources = dict.fromkeys(cell.source for cell in cells if cell.published is not None)
@@ -53,11 +55,16 @@ def notes(tables: Sequence[Table]) -> list[str]:
         *dict.fromkeys(note for table in tables for note in table.notes),
         *([AVERAGED] if any(table.title.startswith(AVERAGE) for table in tables) else []),
         *([SPREAD] if any(cell.interval is not None for cell in cells) else []),
+        *([best.NOTE] if bold and any(map(_any_best, tables)) else []),
         *(BESIDE.format(describe(source)) for source in sources if source),
         *([SAME_PROMPTS] if any(cell.zero_shot is not None for cell in cells) else []),
         *explanations("".join(cell.marks for cell in cells)),
         *([BALANCE.format("; ".join(balances))] if balances else []),
     ]
+
+
+def _any_best(table: Table) -> bool:
+    return any(map(any, best.of_table(table).values()))
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -66,26 +73,60 @@ def markdown(tables: Sequence[Table]) -> str:
     for group in _by_protocol(tables):
         for table in group:
             header = ["method", *table.columns]
-            lines += [_markdown(table.title), "", _line(header), _line(["---"] * len(header))]
-            lines += [_line([label, *map(text, row)]) for label, row in table.rows.items()]
+            lines += [_markdown(table.title), "", _line(map(_markdown, header))]
+            lines += [_line(["---"] * len(header))]
+            lines += _rows(table, _markdown, "**", "**")
             lines += [""]
         lines += [f"{note}\n" for note in notes(group)]
     return "\n".join(lines)
 
 
+def _rows(table: Table, escaped: Callable[[str], str], begin: str, end: str) -> list[str]:
+    """Write the rows of a table in Markdown, the best figures between `begin` and `end`."""
+    bold = best.of_table(table)
+    return [
+        _line([
+            escaped(label),
+            *(_emphasised(cell, is_best, escaped, begin, end)
+              for cell, is_best in zip(row, bold[label], strict=True)),
+        ])
+        for label, row in table.rows.items()
+    ]  # fmt: skip
+
+
+def _emphasised(
+    cell: Cell | None, is_best: bool, escaped: Callable[[str], str], begin: str, end: str
+) -> str:
+    written = escaped(text(cell))
+    if cell is None or not is_best:
+        return written
+    number = f"{cell.mean:.2f}"
+    return f"{begin}{number}{end}{written.removeprefix(number)}"
+
+
 def latex(tables: Sequence[Table]) -> str:
-    """Write the tables in LaTeX, for the package booktabs."""
+    """Write the tables in LaTeX, for the package booktabs.
+
+    Methods have their titles and cite their publications, by the keys in their configurations.
+    """
     lines = [r"% needs \usepackage{booktabs}"]
+    labels: list[str] = []
     for table in tables:
+        bold = best.of_table(table)
+        labels.append(_label(table.title, labels))
         lines += [
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{_latex(table.title)}}}",
+            rf"  \label{{{labels[-1]}}}",
             rf"  \begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"    \toprule",
-            f"    {_latex_line(['method', *table.columns])}",
+            f"    {_latex_line(map(_latex, ['method', *table.columns]))}",
             r"    \midrule",
-            *(f"    {_latex_line([label, *map(text, row)])}" for label, row in table.rows.items()),
+            *(
+                f"    {_latex_line([_cited(label), *_latex_cells(row, bold[label])])}"
+                for label, row in table.rows.items()
+            ),
             r"    \bottomrule",
             r"  \end{tabular}",
             *_latex_notes(notes([table])),
@@ -104,7 +145,7 @@ def csv(cells: pd.DataFrame) -> str:
         for place, cell in zip(cells[PLACE].to_dict("records"), cells["cell"], strict=True)
         for metric, one in {reading(place["protocol"]).metric: cell, **cell.parts}.items()
     ]
-    return spreadsheet(pd.DataFrame(rows).drop(columns="parts", errors="ignore"))
+    return spreadsheet(pd.DataFrame(rows).drop(columns=["parts", "by_seed"], errors="ignore"))
 
 
 def show(tables: Sequence[Table]) -> None:
@@ -126,7 +167,7 @@ def _show(tables: Sequence[Table]) -> None:
             for label, row in table.rows.items()
         ]
         print_rows(rows, labels={"method"}, words={"method"})
-    for note in notes(tables):
+    for note in notes(tables, bold=False):
         console.print(note, highlight=False)
 
 
@@ -139,8 +180,8 @@ def text(cell: Cell | None) -> str:
     return "" if cell is None else str(cell)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_markdown, cells))} |"
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _markdown(cell: str) -> str:
@@ -165,8 +206,25 @@ def _latex_notes(notes: Sequence[str]) -> list[str]:
     return [r"  \par\smallskip", *lines]
 
 
-def _latex_line(cells: Sequence[str]) -> str:
-    return rf"{' & '.join(map(_latex, cells))} \\"
+def _label(title: str, used: Sequence[str]) -> str:
+    """Make what a paper refers to a table by, of plain letters, digits and hyphens."""
+    label = "tab:" + "-".join(re.findall("[a-z0-9]+", title.lower()))
+    several = (f"{label}-{number}" for number in count(2))
+    return next(one for one in chain([label], several) if one not in used)
+
+
+def _cited(label: str) -> str:
+    key = names.citation(label)
+    return _latex(names.shown(label)) + (rf"~\cite{{{key}}}" if key else "")
+
+
+def _latex_cells(row: Sequence[Cell | None], bold: Sequence[bool]) -> Iterator[str]:
+    for cell, is_best in zip(row, bold, strict=True):
+        yield _emphasised(cell, is_best, _latex, r"\textbf{", "}")
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
 
 
 def _latex(text: str) -> str:

@@ -17,6 +17,7 @@ from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from src.config import ADDED_LATER, WITHOUT_EFFECT
 from src.errors import UserError
 from src.files import CONFIG_DIR
+from src.results import merging, submission
 from src.results.metrics import ALL
 from src.results.protocols import BASE, NEW, published_figures
 from src.results.record import FAILURE, FILE, Result
@@ -69,20 +70,57 @@ class Runs(NamedTuple):
             `published_new_by_source`: the same of the new classes, by `protocol=base_to_new`, where
             `published_by_source` is of the base classes;
             `validation_free`: see `Result`;
-            `made_by`: the command of its sweep, or its own.
+            `made_by`: the command of its sweep, or its own;
+            `measured_by`: the file of results that it was read from; empty for one below a folder.
         unfinished: jobs without a result.
+        notes: which results stand in several places, and which of these disagree.
     """
 
     frame: pd.DataFrame
     unfinished: list[Unfinished]
+    notes: Sequence[str] = ()
 
 
-def load(folders: Sequence[Path]) -> Runs:
-    """Read every run below `folders`.
+class Found(NamedTuple):
+    """A run, where it lies, its configuration, and the file of results that it is a line of."""
+
+    result: Result
+    place: str
+    settings: Settings
+    measured_by: str = ""
+
+
+def load(places: Sequence[Path]) -> Runs:
+    """Read every run below folders and in files of results, as `src.results.submission` has them.
 
     Raises:
-        UserError: a folder is missing, or there is no result below any.
+        UserError: a folder is missing, or there is no result in any place.
     """
+    files = [place for place in dict.fromkeys(places) if place.suffix == submission.SUFFIX]
+    runs, unfinished = _below([place for place in places if place not in files])
+    for file in files:
+        submitted, message = submission.read(file)
+        runs += [_found(one) for one in submitted]
+        if message:
+            log.warning("%s", message)
+            unfinished.append(Unfinished(str(file), "", message))
+    if not runs:
+        raise UserError(
+            f"there is no readable {FILE} below {', '.join(map(str, places))}: give the output "
+            f"folder of runs or of a sweep, or a file of results (*{submission.SUFFIX})."
+        )
+    runs.sort(key=lambda run: run.result.started_at)
+    frame = _frame(runs)
+    kept, notes = merging.merge(frame)
+    return Runs(kept, unfinished, notes)
+
+
+def _found(one: submission.Submitted) -> Found:
+    given = _effective(shlex.split(one.result.command)[len(submission.COMMAND) :])
+    return Found(one.result, one.place, Settings(given, given), one.file)
+
+
+def _below(folders: Sequence[Path]) -> tuple[list[Found], list[Unfinished]]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: give the output folder of runs or of a sweep.")
@@ -93,18 +131,17 @@ def load(folders: Sequence[Path]) -> Runs:
     for folder in sorted(found, key=_natural):
         try:
             result = Result.read(folder / FILE)
-            runs.append((result, folder, Settings(_settings(folder), _given(folder))))
+            settings = Settings(_settings(folder), _effective(_overrides(folder)))
+            runs.append(Found(result, str(folder), settings))
         except UserError as error:
             log.warning("%s", error)
             unfinished.append(Unfinished(str(folder), _command(folder), str(error)))
-    runs.sort(key=lambda run: run[0].started_at)
-    rows = [_row(result, folder) for result, folder, _ in runs]
-    if not rows:
-        raise UserError(
-            f"there is no readable {FILE} below {', '.join(map(str, folders))}: give the output "
-            "folder of runs or of a sweep."
-        )
     unfinished += [_read_unfinished(folder) for folder in sorted(jobs - found, key=_natural)]
+    return runs, unfinished
+
+
+def _frame(runs: Sequence[Found]) -> pd.DataFrame:
+    rows = [_row(run) for run in runs]
     numbers = (
         "validation_accuracy",
         "published",
@@ -114,11 +151,13 @@ def load(folders: Sequence[Path]) -> Runs:
     frame = pd.json_normalize(rows).astype(dict.fromkeys(numbers, float))
     frame["task"] = [task_of(row) for row in rows]
     frame["validation_free"] = frame["selection"] == "validation_free"
-    frame["label"] = _labels(frame, [settings for *_, settings in runs])
-    return Runs(frame, unfinished)
+    frame["backbone"] = merging.told_apart(frame)
+    frame["label"] = _labels(frame, [run.settings for run in runs])
+    return frame
 
 
-def _row(result: Result, folder: Path) -> dict[str, Any]:
+def _row(run: Found) -> dict[str, Any]:
+    result = run.result
     row: dict[str, Any] = {}
     for field, value in asdict(result).items():
         metrics = {metric.name: result.metrics.get(metric.name) for metric in ALL}
@@ -126,8 +165,13 @@ def _row(result: Result, folder: Path) -> dict[str, Any]:
     figures = published_figures(result)
     if BASE in figures:
         row |= {"published_by_source": figures[BASE], "published_new_by_source": figures[NEW]}
-    made_by = _sweep_command(folder) or result.command
-    return row | {"folder": str(folder), "made_by": made_by, "balance": result.balance}
+    made_by = None if run.measured_by else _sweep_command(Path(run.place))
+    return row | {
+        "folder": run.place,
+        "made_by": made_by or result.command,
+        "measured_by": run.measured_by,
+        "balance": result.balance,
+    }
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -166,11 +210,12 @@ def _told_apart_by(group: pd.DataFrame, runs: Sequence[Settings]) -> pd.DataFram
     """Find the settings in which runs of a method differ: a column each, a row per run.
 
     Configurations are compared among the runs of one version of the record. Another version of the
-    code may call the same setting otherwise, so between versions only what the user gave counts.
+    code may call the same setting otherwise, so between versions only what the user gave counts;
+    and so between folders and files of results, which have nothing else.
     """
     configs = [
         _differing(same_version, [runs[row].all for row in same_version.index])
-        for _, same_version in group.groupby("version")
+        for _, same_version in group.groupby(["version", group["measured_by"] == ""])
     ]
     if len(configs) == 1:
         return configs[0]
@@ -193,8 +238,8 @@ def _settings(folder: Path) -> dict[str, str]:
     return {key: value for key, value in leaves.items() if _tells_apart(key)}
 
 
-def _given(folder: Path) -> dict[str, str]:
-    overrides = _overrides(folder)
+def _effective(overrides: Sequence[str]) -> dict[str, str]:
+    """Give what overrides say beside choices and what no label needs."""
     given = [override.lstrip("+~").partition("=") for override in overrides]
     groups = {folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()}
     return {key: value for key, _, value in given if key not in groups and _tells_apart(key)}

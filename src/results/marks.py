@@ -15,6 +15,8 @@ MEANINGS = {
     "¶": "¶ validation-free: one setting for all datasets and shots, no validation image.",
 }
 
+SIGNS_WRITTEN = "".join(MEANINGS)
+
 
 def marks(*of: Any) -> str:
     """Give the signs that are due to any of the records, cells or rows `of`, which have `SIGNS`."""

@@ -16,13 +16,21 @@ from matplotlib.ticker import NullLocator
 
 from src.results.marks import marks
 from src.results.metrics import CALIBRATION_BINS
+from src.results.names import shown
 from src.results.outcome import Outcome
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4fa0", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CREATOR = "Calipers, python -m src.report"
 """Written into each figure, so that a report knows its own figures among others in a folder."""
-INK, PALE = "#222222", "#cfd6dc"
+INK, PALE, GRID, GROUND = "#222222", "#cfd6dc", "#e6e9ec", "#ffffff"
+IN_CELLS = ("#000000", "#fefefe")
+"""Numbers on the map of a confusion matrix, which is the same on a dark page."""
+DARK = {
+    INK: "#dfe4e8", PALE: "#56616b", GRID: "#333c44", GROUND: "#14181c", COLOURS[0]: "#4aa8e0",
+    COLOURS[1]: "#f0803c", COLOURS[2]: "#25bd94", COLOURS[6]: "#ab8fe0", COLOURS[7]: "#a4abb1",
+}  # fmt: skip
+"""What takes the place of a colour where a dark page is preferred."""
 WIDTH, HEIGHT = 4.6, 3.3  # inches: narrow enough that a phone need not shrink the letters much
 NAMED = 26
 """The confusion matrix names its classes up to so many."""
@@ -43,7 +51,9 @@ STYLE = {
     "axes.spines.top": False,
     "font.family": "sans-serif",
     "font.size": 9,
-    "grid.color": "#e6e9ec",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
@@ -77,7 +87,7 @@ def accuracy_by_shots(
             number = styles.index(label)
             look: dict[str, Any] = {
                 "color": COLOURS[number % len(COLOURS)],
-                "label": label + marks(*group["cell"]),
+                "label": shown(label) + marks(*group["cell"]),
             }
             mean = np.array([cell.mean for cell in group["cell"]])
             spread = np.array([cell.interval or 0.0 for cell in group["cell"]])
@@ -107,14 +117,22 @@ def accuracy_by_shots(
         return _svg(figure)
 
 
-def average_ranks(ranks: Mapping[str, float], groups: Sequence[Sequence[str]]) -> bytes:
+def average_ranks(
+    ranks: Mapping[str, float],
+    groups: Sequence[Sequence[str]],
+    critical_difference: float | None = None,
+) -> bytes:
     """Draw methods on an axis of average ranks, in the style of Demšar (JMLR 7, 2006), figure 1.
 
     Args:
         ranks: the average rank of two methods or more, the lowest first.
         groups: methods that are joined by a bar, each group neighbours by rank.
+        critical_difference: Nemenyi's; its length stands above the axis if that is as long.
     """
-    names = [short(label, 18) for label in ranks]
+    names = [short(shown(label), 18) for label in ranks]
+    if critical_difference is not None and critical_difference > len(names) - 1:
+        critical_difference = None
+    ruler = 0 if critical_difference is None else 0.35  # inches above the axis
     left = -(-len(names) // 2)  # so many stand on the left
     top = 0.35 + BAR * len(groups)  # where the names begin, in inches below the axis
     height = top + LINE * left
@@ -123,8 +141,9 @@ def average_ranks(ranks: Mapping[str, float], groups: Sequence[Sequence[str]]) -
         0.04 + 0.015 * (6 + max(map(len, side or [""]))) for side in (names[:left], names[left:])
     ]
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(WIDTH, height + 0.45))
-        place = (beside[0], 0.02, 1 - sum(beside), 0.98 - 0.4 / (height + 0.45))
+        whole = height + 0.45 + ruler
+        figure = Figure(figsize=(WIDTH, whole))
+        place = (beside[0], 0.02, 1 - sum(beside), 0.98 - (0.4 + ruler) / whole)
         axes = figure.add_axes(place, frameon=False)
         axes.set(xlim=(1, len(names)), ylim=(height, 0), yticks=[])
         axes.xaxis.tick_top()
@@ -151,6 +170,18 @@ def average_ranks(ranks: Mapping[str, float], groups: Sequence[Sequence[str]]) -
                 textcoords="offset points",
                 ha="right" if on_left else "left",
                 va="center",
+                annotation_clip=False,
+            )
+        if critical_difference is not None:
+            end, y = 1 + critical_difference, -0.05 - ruler
+            axes.plot([1, 1, end, end], [y + 0.06, y, y, y + 0.06], color=INK, clip_on=False)
+            axes.annotate(
+                f"CD = {critical_difference:.2f}",
+                ((1 + end) / 2, y),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
                 annotation_clip=False,
             )
         for level, group in enumerate(groups):
@@ -206,7 +237,7 @@ def confusion(outcome: Outcome) -> bytes:
         if classes <= COUNTED:
             for (row, column), value in np.ndenumerate(share):
                 if value >= 0.5:
-                    colour = "white" if value > 55 else INK
+                    colour = IN_CELLS[int(value > 55)]
                     place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
                     axes.text(column, row, f"{value:.0f}", color=colour, **place)
         axes.set(xlabel="predicted class", ylabel="true class")
@@ -231,7 +262,7 @@ def reliability(outcome: Outcome, error: float) -> bytes:
         bars: dict[str, Any] = {
             "width": 1 / CALIBRATION_BINS,
             "align": "edge",
-            "edgecolor": "white",
+            "edgecolor": GROUND,
         }
         upper.bar(left, bins.accuracy, color=COLOURS[0], **bars)
         upper.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -289,4 +320,14 @@ def short(name: str, most: int = 22) -> str:
 def _svg(figure: Figure) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
-    return file.getvalue()
+    return file.getvalue().replace(b"</style>", f"{_dark()}</style>".encode(), 1)
+
+
+def _dark() -> str:
+    """Write the colours of a dark page, for a browser that shows the figure in one."""
+    rules = [
+        f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for kind in ("fill", "stroke")
+    ]
+    return f"@media screen and (prefers-color-scheme: dark){{{''.join(rules)}}}"

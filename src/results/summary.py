@@ -27,6 +27,8 @@ CONFIDENCE = 0.95
 PLACE = ["protocol", "backbone", "task", "label", "shots"]
 TRANSFER = "→"
 AVERAGE = "average"
+ANY = None
+"""In place of a seed: a method that draws nothing by it has the same accuracy for each."""
 PUBLISHED = {
     "accuracy": "published_by_source",
     BASE: "published_by_source",
@@ -66,6 +68,8 @@ class Cell(NamedTuple):
         balance: how many images a class has among those that the method saw together, dataset by
             dataset, as `eurosat 500; dtd 36 to 40`; empty if it saw none.
         parts: what H is of, by the metric's name.
+        by_seed: the accuracy for each seed, over which `mean` is the mean; under `ANY` where none
+            was needed. Of several datasets, only for seeds that all of them have.
     """
 
     mean: float
@@ -80,6 +84,7 @@ class Cell(NamedTuple):
     zero_shot: float | None = None
     balance: str = ""
     parts: Mapping[str, "Cell"] = {}
+    by_seed: Mapping[int | None, float] = {}
 
     @property
     def difference(self) -> float | None:
@@ -107,6 +112,11 @@ class Table(NamedTuple):
         rows: the cells of each method.
         notes: what its columns mean.
         protocol: that of its runs.
+        place: of a table by dataset, what `src.results.comparison.Comparison` has first: the
+            protocol, the backbone, the dataset that all were adapted to (empty if they were tested
+            on that) and the shots.
+        tasks: what each column is about, where it is a dataset; else what the table is about.
+        backbone: that of its runs.
     """
 
     title: str
@@ -114,6 +124,18 @@ class Table(NamedTuple):
     rows: dict[str, list[Cell | None]]
     notes: tuple[str, ...] = ()
     protocol: str = ALL_CLASSES
+    place: tuple[str, str, str, int] | None = None
+    tasks: tuple[str, ...] = ()
+    backbone: str = ""
+
+
+def without_needless_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Write 0 for the seed of each run that draws nothing by it."""
+    return frame.assign(seed=frame["seed"].where(_drawn(frame), 0))
+
+
+def _drawn(runs: pd.DataFrame) -> pd.Series:
+    return (runs["shots"] > 0) | (runs["passes"] > 0)
 
 
 def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -123,8 +145,7 @@ def once_per_seed(frame: pd.DataFrame) -> pd.DataFrame:
     same metrics for every seed, so its runs count as one run of seed 0.
     """
     keys = [*PLACE, "seed"]
-    drawn = (frame["shots"] > 0) | (frame["passes"] > 0)
-    runs = frame.assign(seed=frame["seed"].where(drawn, 0))
+    runs = without_needless_seeds(frame)
     latest = runs.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")
     return runs[keys].drop_duplicates().merge(latest, on=keys)
 
@@ -220,8 +241,13 @@ def by_dataset(cells: pd.DataFrame) -> list[Table]:
     protocols that `by_shots` makes other tables of.
     """
     return [
-        _table(f"{_where(group)}, shots={shots}: {quantity} in % by dataset", group, "task")
-        for (protocol, _), of_backbone in cells.groupby(["protocol", "backbone"], sort=False)
+        _table(
+            f"{_where(group)}, shots={shots}: {quantity} in % by dataset",
+            group,
+            "task",
+            (str(protocol), str(backbone), "", int(shots)),
+        )
+        for (protocol, backbone), of_backbone in cells.groupby(["protocol", "backbone"], sort=False)
         if _maker(protocol) is _by_shots
         for quantity in [reading(protocol).quantity]
         for shots, group in at_shots(of_backbone)
@@ -257,7 +283,8 @@ def _by_classes(cells: pd.DataFrame) -> Iterator[Table]:
             }
             title = f"{task}, {_where(group)}, shots={shots}: top-1 accuracy in %"
             headings = [HEADINGS[one] for one in (BASE, NEW, HARMONIC)]
-            yield Table(title, headings, rows, (OF_HARMONIC,), BASE_TO_NEW)
+            about: Any = {"tasks": (task,), "backbone": str(group["backbone"].iloc[0])}
+            yield Table(title, headings, rows, (OF_HARMONIC,), BASE_TO_NEW, **about)
 
 
 def _by_target(cells: pd.DataFrame) -> Iterator[Table]:
@@ -269,9 +296,12 @@ def _by_target(cells: pd.DataFrame) -> Iterator[Table]:
                 f"{_where(group)}, adapted to {source}, shots={shots}: {quantity} in % by dataset"
             )
             names = group.assign(task=group["task"].str.removeprefix(f"{source} {TRANSFER} "))
-            table = _table(title, names, "task")
+            first = group.iloc[0]
+            place = (str(first["protocol"]), str(first["backbone"]), str(source), int(shots))
+            table = _table(title, names, "task", place)
             averaged = any(column.startswith(AVERAGE) for column in table.columns)
-            yield table._replace(notes=(OVER_TARGETS,) if averaged else ())
+            tasks = tuple(f"{source} {TRANSFER} {column}" for column in table.columns)
+            yield table._replace(notes=(OVER_TARGETS,) if averaged else (), tasks=tasks)
 
 
 def _where(cells: pd.DataFrame) -> str:
@@ -306,6 +336,7 @@ def _cell(runs: pd.DataFrame, source: str | None) -> Cell:
         **_published(published, source),
         zero_shot=None,
         parts=parts,
+        by_seed=_of_seeds(runs, of_seeds),
     )
 
 
@@ -321,7 +352,17 @@ def _average(runs: pd.DataFrame, metric: str, source: str | None) -> Cell:
         **_signs(runs),
         zero_shot=_or_none(zero_shot),
         balance=_balance(runs),
+        by_seed=_of_seeds(runs, by_seed.mean(axis=1)),
     )
+
+
+def _of_seeds(runs: pd.DataFrame, values: NDArray[np.float64]) -> dict[int | None, float]:
+    """Give the value of each seed that all datasets have."""
+    if not _drawn(runs).any():
+        return {ANY: float(values[0])}
+    seeds = runs["seed"].unique()
+    found = zip(seeds, values, strict=True)
+    return {int(seed): float(value) for seed, value in found if not math.isnan(value)}
 
 
 def _balance(runs: pd.DataFrame) -> str:
@@ -391,7 +432,12 @@ def _average_first(task: str) -> bool:
     return not task.startswith(AVERAGE)
 
 
-def _table(title: str, cells: pd.DataFrame, across: str) -> Table:
+def _table(
+    title: str,
+    cells: pd.DataFrame,
+    across: str,
+    place: tuple[str, str, str, int] | None = None,
+) -> Table:
     found = dict(zip(zip(cells["label"], cells[across], strict=True), cells["cell"], strict=True))
     columns = sorted(cells[across].unique(), key=None if across == "shots" else _average_first)
     rows = {
@@ -399,4 +445,7 @@ def _table(title: str, cells: pd.DataFrame, across: str) -> Table:
         for label in cells["label"].unique()
     }
     headings = [str(column) for column in columns]
-    return Table(title, headings, rows, protocol=str(cells["protocol"].iloc[0]))
+    tasks = headings if across == "task" else [str(cells["task"].iloc[0])]
+    protocol = str(cells["protocol"].iloc[0])
+    backbone = str(cells["backbone"].iloc[0])
+    return Table(title, headings, rows, (), protocol, place, tuple(tasks), backbone)

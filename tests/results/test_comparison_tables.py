@@ -4,8 +4,15 @@ import io
 import pytest
 
 from src.results import comparison_tables as tables
+from src.results import names
 from src.results.comparison import compare
 from tests.results.test_comparison import each, scored
+
+
+@pytest.fixture(autouse=True)
+def without_titles(monkeypatch):
+    """Leave methods their names here: how they are titled is tested in `test_names.py`."""
+    monkeypatch.setattr(names, "_about", dict)
 
 
 def one(**of_methods):

@@ -5,8 +5,15 @@ import re
 import pandas as pd
 import pytest
 
-from src.results import formats
+from src.results import formats, names
 from src.results.summary import PLACE, Cell, Table
+
+
+@pytest.fixture(autouse=True)
+def without_titles(monkeypatch):
+    """Leave methods their names here: how they are titled is tested in `test_names.py`."""
+    monkeypatch.setattr(names, "_about", dict)
+
 
 PLAIN = Cell(81.5, None, 1, None, None, False, False, False)
 FULL = Cell(92.0, 1.25, 3, 93.0, "b", True, True, True)

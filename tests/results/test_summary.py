@@ -424,5 +424,5 @@ def test_seeds_of_a_method_that_draws_orders_are_averaged_and_its_balance_is_tol
     assert cell(cells, "average of 2 datasets", "tda", 0).balance == "digits 4 to 30; letters 30"
     text = formats.markdown(by_shots(cells))
     assert "Images per class among those that ‡ saw together: digits 4 to 30; letters 30." in text
-    assert "60.00‡" in text
+    assert "60.00**‡" in text
     assert "&#91;60.00&#93;" in text
