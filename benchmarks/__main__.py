@@ -1,12 +1,15 @@
 """`python -m benchmarks [NAME ...]`: run each benchmark in a process of its own.
 
-The exit code is 1 if a target was missed.
+The figures go into docs/benchmarks.json, which the manual's page on speed shows. The exit code is 1
+if a target was missed.
 """
 
 import argparse
+import json
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +17,11 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.side_by_side import Figure, measure
+from src.files import ROOT, write_json
+from src.results.record import git_revision
 
 HEADINGS = ("what", "ours", "plain", "ratio or value (target)", "of the machine's limit")
+RECORD = ROOT / "docs/benchmarks.json"
 NO_BENCHMARK = {"__init__", "__main__", "machine", "side_by_side"}
 
 
@@ -32,10 +38,16 @@ def show(found: list[Figure]) -> None:
     Console().print(table)
 
 
-def as_markdown(found: list[Figure]) -> str:
-    """Write the README's table."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *(figure.cells() for figure in found)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def keep(name: str, found: list[Figure], path: Path = RECORD) -> None:
+    """Put the figures of a benchmark in place of its earlier ones in the record."""
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    record[name] = {
+        "machine": machine.name(),
+        "date": date.today().isoformat(),
+        "commit": git_revision() or "unknown",
+        "figures": [figure.cells() for figure in found],
+    }
+    write_json(path, record)
 
 
 def main() -> None:
@@ -45,14 +57,14 @@ def main() -> None:
     chosen = parser.parse_args().names or names()
     if unknown := set(chosen) - set(names()):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}: {', '.join(names())}")
-    found: list[Figure] = []
+    reached = True
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         for name in chosen:
-            found += (of_one := processes.submit(measure, name).result())
-            show(of_one)
-    print(f"\n{machine.name()}\n\n{as_markdown(found)}")
-    sys.exit(not all(figure.reached for figure in found))
+            show(found := processes.submit(measure, name).result())
+            keep(name, found)
+            reached = reached and all(figure.reached for figure in found)
+    sys.exit(not reached)
 
 
 if __name__ == "__main__":

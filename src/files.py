@@ -103,4 +103,3 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-

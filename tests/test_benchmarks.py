@@ -1,8 +1,9 @@
+import json
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.__main__ import as_markdown, names
+from benchmarks.__main__ import keep, names
 from benchmarks.side_by_side import Figure, take_turns
 
 
@@ -26,9 +27,22 @@ def test_ways_take_turns_and_the_median_of_the_ratios_counts(monkeypatch):
 def test_a_missed_target_is_said(value, target, at_least, reached):
     figure = Figure("search", "1 s", "2 s", value, target, at_least)
     assert figure.reached == reached
-    assert ("MISSED" in as_markdown([figure])) == (not reached)
+    assert ("MISSED" in figure.verdict) == (not reached)
 
 
 def test_every_benchmark_is_found():
     assert {"calip_scoring", "sweep", "extraction"} <= set(names())
     assert "machine" not in names()
+
+
+def test_figures_take_the_place_of_those_of_an_earlier_run(tmp_path):
+    path = tmp_path / "benchmarks.json"
+    keep("search", [Figure("search", "1 s", "2 s", 2.0, 2)], path)
+    keep("sweep", [Figure("a sweep", "3 s", "", 3.0, None)], path)
+    keep("search", [Figure("search", "1 s", "3 s", 3.0, 2)], path)
+    record = json.loads(path.read_text())
+    assert [one["figures"] for one in record.values()] == [
+        [["search", "1 s", "3 s", "3 (≥ 2)", ""]],
+        [["a sweep", "3 s", "", "3", ""]],
+    ]
+    assert all(one["machine"] and one["date"] and one["commit"] for one in record.values())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests import replica
 from tests.cli import ENVIRONMENT, ROOT, below, calipers, finish, result, start
+from tests.data.webdataset.making import shards as shards_of_images
 from tests.replica.photographs import photograph
 
 ARGUMENTS = (
@@ -109,6 +110,36 @@ def test_fewer_batches_than_processes_leave_none_without_work(tmp_path):
         (entry,) = (tmp_path / name).glob("features/folder/test-*/shard-00000.safetensors")
         outcomes.append((entry.read_bytes(), result(tmp_path / name)["accuracy"]))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Name a run on each kind of dataset: arrays, drawn letters, and rows of shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    shards_of_images(folder / "test", 7, 8)
+    return {
+        "digits": ("dataset=digits",),
+        "letters": ("dataset=letters",),
+        "webdataset": ("dataset=webdataset", f"dataset.path={folder}", "backbone=tiny"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["digits", "letters", "webdataset"])
+def test_each_kind_of_dataset_is_shared_out_alike(kinds, tmp_path, kind):
+    method = "zero_shot" if kind == "webdataset" else "tip_adapter"
+    own = (*kinds[kind], f"method={method}", "shots=2", "logger=none", "backbone.batch_size=5")
+    found = []
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        done = calipers(folder, *own, *ranks(count))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("results in") == 1
+        entries = sorted(folder.glob("features/*/*/shard-*"))
+        content = {path.relative_to(folder): path.read_bytes() for path in entries}
+        found.append((content, result(folder)["metrics"]))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][0]) > 2
 
 
 def children(process):

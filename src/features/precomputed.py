@@ -37,7 +37,7 @@ from src.data.text_files import read_json
 from src.errors import UserError
 from src.features.source import Origin
 
-FORMAT = "The README describes the format."
+FORMAT = "docs/precomputed.md describes the format."
 NORMALISED = 1e-3
 """Text features whose lengths differ from 1 by less than this have been normalised."""
 

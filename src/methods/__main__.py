@@ -1,4 +1,4 @@
-"""`python -m src.methods`: a table of all methods; `--markdown` prints the README's."""
+"""`python -m src.methods`: a table of all methods, which the manual has too."""
 
 import argparse
 from typing import Any
@@ -35,13 +35,8 @@ SEEN = {"image": [], "stream": ["the test images as a stream"], "set": ["all tes
 
 def main() -> None:
     """Read the command line and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m src.methods")
-    parser.add_argument("--markdown", action="store_true", help="as the README has it")
-    table = markdown([row(name) for name in names()])
-    if parser.parse_args().markdown:
-        print(table, end="")
-    else:
-        make_console().print(Markdown(table))
+    argparse.ArgumentParser(prog="python -m src.methods", description=__doc__).parse_args()
+    make_console().print(Markdown(markdown([row(name) for name in names()])))
 
 
 def names() -> list[str]:

@@ -1,0 +1,1 @@
+"""The manual: pages in Markdown, and `generate.py`, which writes what conf/ and docstrings say."""

@@ -1,0 +1,1 @@
+"""What the manual takes from conf/, from docstrings and from files of figures."""
