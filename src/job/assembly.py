@@ -84,11 +84,11 @@ def check_method(cfg: DictConfig) -> None:
     for name in ("crops", "copies"):
         if support.get(name) is not None:
             require_integer(f"method.support.{name}", support[name], least=1)
-    if support.get("crops") is not None:
+    if (crops := support.get("crops")) is not None:
         for name in ("min_scale", "horizontal_flip"):
             if name not in support:
                 raise UserError(
-                    f"method.support.crops={support['crops']} needs method.support.{name} too: give "
+                    f"method.support.crops={crops} needs method.support.{name} too: give "
                     f"+method.support.{name}=..."
                 )
     if unknown := [name for name in support if name not in SUPPORT]:

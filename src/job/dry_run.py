@@ -34,17 +34,16 @@ class DryRun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.dry_run:
-            others = not config.hydra.launcher._target_.endswith("BasicLauncher")
-            _end(_jobs(config), sweep=True, side_by_side=others)
+            _end(_jobs(config), sweep=True)
 
 
-def _end(jobs: Iterable[DictConfig], **how: bool) -> None:
+def _end(jobs: Iterable[DictConfig], sweep: bool) -> None:
     """Print the estimate; exit code 2 where the work would fail, and 0 otherwise."""
     try:
         with explaining():
             from src.job import estimate
 
-            estimate.show(jobs, **how)
+            estimate.show(jobs, sweep)
     except Exception:  # Hydra would make a warning of it, and begin with the work.
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -88,15 +88,9 @@ class Planner:
             found = self._wanted.get(key, Wanted(cfg, HydraConfig.instance().cfg, 0))
             self._wanted[key] = found._replace(jobs=found.jobs + 1)
 
-    def plan(self, largest_first: bool) -> None:
-        """Plan all jobs, in their order or those first that need most features of an image.
-
-        An entry that holds more features than needed serves as well, so the order matters.
-        """
-        jobs = list(self._wanted.values())
-        if largest_first:
-            jobs.sort(key=lambda one: -len(_head(one.cfg).inputs))
-        for one in jobs:
+    def plan(self) -> None:
+        """Plan all jobs, in their order: an entry that holds more features serves later ones."""
+        for one in self._wanted.values():
             HydraConfig.instance().cfg = one.hydra
             with self._counting_failures(one.jobs):
                 self._plan(one.cfg)
@@ -208,13 +202,12 @@ def _stand_in(head_class: Any) -> Any:
     )
 
 
-def show(jobs: Iterable[DictConfig], sweep: bool, side_by_side: bool = False) -> None:
+def show(jobs: Iterable[DictConfig], sweep: bool) -> None:
     """Print what jobs would extract and store, and about how long that takes.
 
     Args:
         jobs: their configurations, one after the other, each while it is Hydra's own.
         sweep: whether they are those of a sweep, which skips what is finished.
-        side_by_side: whether its jobs do not run one after the other (`src.job.order`).
 
     Raises:
         UserError: a job would fail, or the disk is too small.
@@ -231,7 +224,7 @@ def show(jobs: Iterable[DictConfig], sweep: bool, side_by_side: bool = False) ->
                 seen[own] = sweep and is_finished(cfg)
                 if not seen[own]:
                     planner.add(cfg)
-        planner.plan(largest_first=side_by_side)
+        planner.plan()
         if planner.failures and not sweep:
             raise UserError(next(iter(planner.failures)))
         probe = Probe(list(planner.needs.values()))
