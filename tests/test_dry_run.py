@@ -73,6 +73,7 @@ def agrees(folder, *arguments):
     return probe
 
 
+@pytest.mark.slow
 def test_a_sweep_stores_what_was_estimated_and_then_nothing_more(tmp_path, capsys):
     sweep = ("-m", "method=zero_shot,calip,tip_adapter,mta", "dataset=digits", BY_METHOD)
     probe = agrees(tmp_path, *sweep, *SMALL)

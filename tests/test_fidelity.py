@@ -165,10 +165,6 @@ def test_images_of_a_folder_and_its_damaged_ones(tmp_path):
         (["dataset=digits", "precision=half"], "precision=half: Precision 'half' is invalid"),
         (["dataset=digits", "against=32"], "against=32: Lightning takes 32-true for it here"),
         (["dataset=digits", "precision=32-true"], "are the same here"),
-        (
-            ["dataset=digits", "trainer.accelerator=cpu", "trainer.devices=2"],
-            "trainer.devices",
-        ),
         (["dataset=solids"], "dataset=solids holds no images"),
         (["dataset=precomputed", "dataset.path=conf"], "dataset=precomputed holds no images"),
     ],

@@ -95,6 +95,7 @@ def test_processes_share_an_extraction_out_to_the_same_features(data, undisturbe
     assert (tmp_path / "output/run.log").read_text().count("results in") == 0
 
 
+@pytest.mark.slow
 def test_fewer_batches_than_processes_leave_none_without_work(tmp_path):
     folder = tmp_path / "images"
     for number in range(5):
@@ -153,6 +154,7 @@ def children(process):
     return found
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_all_and_the_next_start_goes_on(data, undisturbed, tmp_path):
     process = start("src.run", *below(tmp_path), *ARGUMENTS, *ranks(2), f"paths.data={data}")
     while len(shards(tmp_path)) < 3:

@@ -150,10 +150,10 @@ class ImageFeatures:
         batch_size: int,
         store: FeatureStore,
         trainer: Callable[..., Trainer],
-        devices: Sequence[Any] = (1,),
         skip_damaged: bool = False,
         test_crops: ImageCrops | None = None,
         preprocessing: Preprocessing = None,
+        devices: Sequence[Any] = (1,),
     ) -> None:
         """Name what the features depend on; nothing is read or computed yet.
 
@@ -169,10 +169,10 @@ class ImageFeatures:
             store: where features are kept.
             trainer: makes the Trainer that extracts, given `precision`, `devices`, and further
                 `callbacks`.
-            devices: for each process of an extraction, what Lightning calls its device.
             skip_damaged: leave images out that cannot be decoded; else they are a `UserError`.
             test_crops: how `crops` are drawn; None where no feature of that name is needed.
             preprocessing: how images are prepared, where not as the weights say.
+            devices: for each process of an extraction, what Lightning calls its device.
         """
         self.class_names = dataset.class_names
         self._name, self._dataset, self._prompts = name, dataset, prompts

@@ -84,13 +84,6 @@ def check_method(cfg: DictConfig) -> None:
     for name in ("crops", "copies"):
         if support.get(name) is not None:
             require_integer(f"method.support.{name}", support[name], least=1)
-    if (crops := support.get("crops")) is not None:
-        for name in ("min_scale", "horizontal_flip"):
-            if name not in support:
-                raise UserError(
-                    f"method.support.crops={crops} needs method.support.{name} too: give "
-                    f"+method.support.{name}=..."
-                )
     if unknown := [name for name in support if name not in SUPPORT]:
         raise UserError(
             f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "
@@ -101,6 +94,13 @@ def check_method(cfg: DictConfig) -> None:
             given = ", ".join(f"method.{part}.{name}" for name in cfg.method[part])
             log.warning("method=%s %s: %s has no effect", cfg.method.name, why, given)
             cfg.method[part] = None
+    if cfg.method.support is not None and (crops := cfg.method.support.get("crops")) is not None:
+        for name in ("min_scale", "horizontal_flip"):
+            if name not in cfg.method.support:
+                raise UserError(
+                    f"method.support.crops={crops} needs method.support.{name} too: give "
+                    f"+method.support.{name}=..."
+                )
 
 
 def _check_training(cfg: DictConfig) -> None:

@@ -139,9 +139,8 @@ def test_a_sweep_that_an_earlier_version_finished_is_finished_but_for_what_it_tr
     made = {path.name for path in (earlier / "output").iterdir() if path.is_dir()} - folders
     assert made == {jobs(earlier)[number].name for number in TRAINED}
     own, theirs = (folder / "report/table.md" for folder in (earlier / "output", VERSION_1))
-    for one, other in zip(
-        own.read_text().splitlines(), theirs.read_text().splitlines(), strict=True
-    ):
+    present = own.read_text().partition("\nBold: ")[0].replace("**", "")  # it was not bold then
+    for one, other in zip(present.splitlines(), theirs.read_text().splitlines(), strict=True):
         assert one == other or one.startswith("| clip_adapter")
 
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.store import entry as entry_module
-from src.store import store as store_module
 from src.store.entry import verify
 from src.store.store import FeatureStore
 
@@ -249,25 +248,6 @@ def test_of_two_processes_one_extracts_and_the_other_waits(store):
     assert first.communicate("\n" * 4)[0] == "1\n2\n3\n"
     assert second.communicate()[0] == "[]\n"
     assert (first.returncode, second.returncode) == (0, 0)
-    assert torch.equal(store.open(KEY).tensor("label"), features(range(ROWS))["label"])
-
-
-@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
-def test_the_ranks_of_a_job_write_under_the_lock_of_rank_0(store, monkeypatch, variable):
-    monkeypatch.setenv(variable, "0")
-    with store.writing(KEY, ROWS, STEP) as leader:
-        with monkeypatch.context() as patch:
-            patch.setenv(variable, "1")
-            patch.setattr(
-                store_module, "_locked", lambda folder: pytest.fail("it would wait forever")
-            )
-            with store.writing(KEY, ROWS, STEP) as follower:
-                assert follower.pending == leader.pending
-                for shard in follower.pending[1::2]:
-                    follower.write(shard, features(follower.rows_of(shard)))
-        for shard in leader.pending[::2]:
-            leader.write(shard, features(leader.rows_of(shard)))
-        leader.finish()
     assert torch.equal(store.open(KEY).tensor("label"), features(range(ROWS))["label"])
 
 
