@@ -206,7 +206,7 @@ def test_recipes_reports_and_features_work_where_they_are_installed(made, instal
     shown = command("features", "ls").stdout
     assert "digits" in shown
     assert "entries: 0" not in shown
-    assert "tip_adapter" in command("methods", "--markdown").stdout
+    assert "gda" in command("methods").stdout
     assert command("dashboard", "--entity=me", "--dry-run").stdout.startswith("view")
     message = refused(command("run", "dataset=digit"))
     assert "Did you mean digits" in message

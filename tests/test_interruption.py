@@ -140,7 +140,7 @@ def test_each_kind_of_dataset_is_shared_out_alike(kinds, tmp_path, kind):
         content = {path.relative_to(folder): path.read_bytes() for path in entries}
         found.append((content, result(folder)["metrics"]))
     assert found[0] == found[1] == found[2]
-    assert len(found[0][0]) > 2
+    assert len(found[0][0]) >= 2
 
 
 def children(process):
