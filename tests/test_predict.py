@@ -501,7 +501,7 @@ def test_what_is_read_is_never_overwritten(model, flat, tmp_path):
     [
         (["model=/nowhere", "images=src"], "model=/nowhere is no folder"),
         (["model={model}/..", "images=src"], "Give the folder of a run that ended"),
-        (["model={model}", "images=src"], "there is no file to classify (.bmp"),
+        (["model={model}", "images=src"], "there is no file to classify (.avif"),
         (["model={model}"], "images=... is missing"),
         (["images=src"], "model=... is missing"),
         (["model={model}", "images="], "images=... is missing"),

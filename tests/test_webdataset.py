@@ -56,7 +56,7 @@ def logits(folder):
     "method",
     [
         ["zero_shot"],
-        ["calip"],
+        pytest.param(["calip"], marks=pytest.mark.slow),
         # Random crops are drawn by an image's name, which is another one here.
         ["tip_adapter", "shots=2", "method.support.crops=null"],
     ],
