@@ -45,5 +45,9 @@ if __name__ == "__main__":
     if sys.argv[1:] and all(one.startswith("show=") for one in sys.argv[1:]):
         run_command(list_choices)
     else:
-        with sweep.ending():
-            run_command(main)
+        try:
+            with sweep.ending():
+                run_command(main)
+        except KeyboardInterrupt:  # while the results of a sweep were shown
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
