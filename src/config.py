@@ -40,6 +40,8 @@ WITHOUT_EFFECT = {
     "save_predictions", "tags",
 }  # fmt: skip
 """Parts of the configuration that no metric depends on."""
+DESCRIPTIONS = {"method": ("settings", "about"), "dataset": ("licence",), "backbone": ("licence",)}
+"""As `WITHOUT_EFFECT`, but settings of a group."""
 
 
 KINDS: Mapping[str, Any] = {
@@ -106,8 +108,9 @@ def config_hash(cfg: DictConfig) -> str:
     """
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
     del relevant["stream"]  # it is among the settings of the methods that see a stream
-    for described in ("settings", "about"):
-        relevant["method"].pop(described, None)
+    for group, names in DESCRIPTIONS.items():
+        for name in names:
+            relevant[group].pop(name, None)
     for group, added in ADDED_WITHIN:
         if relevant[group].get(added) is None:
             relevant[group].pop(added, None)

@@ -27,7 +27,7 @@ def choices(group: str, heading: str) -> Callable[[], str]:
 
 
 def backbones() -> str:
-    """Write the table of backbones."""
+    """Write the table of backbones, with the licence of their weights."""
     rows = []
     for path in files("backbone"):
         own: Any = OmegaConf.load(path)
@@ -36,12 +36,8 @@ def backbones() -> str:
             local = str(architecture).startswith("local-dir:")
             model = ["embedded, in `src/clip/tiny`", ""] if local else [
                 f"`{architecture}`", f"`{pretrained}`"]  # fmt: skip
-            licence = own.get("licence") or own.get("license") or ""
-            rows.append([f"`{path.stem}`", *model, str(licence)])
-    head = ["`backbone=`", "architecture in open_clip", "weights", "licence"]
-    if not any(cells[-1] for cells in rows):
-        head, rows = head[:-1], [cells[:-1] for cells in rows]
-    return table(head, rows)
+            rows.append([f"`{path.stem}`", *model, escape(own.licence)])
+    return table(["`backbone=`", "architecture in open_clip", "weights", "licence"], rows)
 
 
 def recipes() -> str:

@@ -66,9 +66,7 @@ def dataset_sections() -> str:
 def _dataset_section(path: Path) -> str:
     raw = _dataset(path.stem)
     out = [f"### {path.stem}", "", escape(leading_comment(path)), ""]
-    rows = []
-    if licence := raw.get("licence") or raw.get("license"):
-        rows.append(["licence", escape(str(licence))])
+    rows = [["licence", escape(raw["licence"])]]
     if isinstance(prompts := raw.get("templates"), list):
         more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
         rows.append(["prompt", f"`{prompts[0]}`{more}"])

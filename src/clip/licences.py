@@ -1,28 +1,34 @@
-"""What is known of the licences of CLIP's weights, for those who use what was adapted."""
+"""What is known of the licences of CLIP's weights, for those who use what was adapted.
+
+The YAML of a backbone in `conf/backbone` states it. A model that has none there stands under the
+licence of its publisher's models that have one, and its tag or its architecture tells whose it is.
+"""
+
+from functools import cache
+from typing import Any
+
+import yaml
 
 from src.clip.weights import LOCAL_DIR
-from src.files import ROOT
+from src.files import CONFIG_DIR, ROOT
 
-NOTES = {
-    "openai": "OpenAI's CLIP: code and weights under the MIT licence; its model card puts deployed "
-    "use, and surveillance, outside the scope of the models.",
-    "laion": "LAION's OpenCLIP models: MIT licence.",
-    "datacomp_": "DataComp's models: MIT licence.",
-    "commonpool_": "DataComp's models: MIT licence.",
-    "datacompdr": "Apple's MobileCLIP models: a licence of Apple's own, for research: read it.",
-    "dfn": "Apple's DFN and MobileCLIP2 models: a licence of Apple's own, for research: read it.",
-    "webli": "Google's SigLIP and SigLIP 2 models: Apache 2.0 licence.",
-    "metaclip": "Meta's MetaCLIP models: CC BY-NC 4.0, not for commercial use.",
-    "merged2b": "BAAI's EVA-CLIP models: MIT licence.",
+OF_TAGS = {
+    "openai": "vit_b32",
+    "laion": "laion_b32",
+    "datacomp_": "datacomp_b16",
+    "commonpool_": "datacomp_b16",
+    "datacompdr": "mobileclip2_s0",
+    "dfn": "dfn_b16",
+    "webli": "siglip_b16",
+    "metaclip": "metaclip_b16",
+    "merged2b": "eva02_b16",
 }
-"""By what a tag begins with, from memory: ask the publisher before it matters."""
-OF_ARCHITECTURES = {
-    "EVA": NOTES["merged2b"],
-    "PE-Core": "Meta's Perception Encoder: Apache 2.0 licence.",
-}
-"""By what an architecture begins with whose tags have one publisher, from memory too."""
+"""What tags begin with, and a backbone of the same publisher under the same licence."""
+OF_ARCHITECTURES = {"EVA": "eva02_b16", "PE-Core": "pe_core_b16"}
+"""The same for architectures all of whose tags are one publisher's."""
 UNKNOWN = "The licence of the weights is not known here: ask where they come from."
-OWN = "The weights come with Calipers: MIT licence."
+OWN = "tiny"
+"""The backbone whose weights come with Calipers."""
 
 
 def licence(pretrained: str | None, architecture: str) -> str:
@@ -33,10 +39,24 @@ def licence(pretrained: str | None, architecture: str) -> str:
         architecture: open_clip's name, or `local-dir:` and a folder.
     """
     if architecture.startswith(f"{LOCAL_DIR}{ROOT}/"):
-        return OWN
+        return _stated(OWN)
+    for one in _backbones().values():
+        if (one.get("architecture"), one.get("pretrained")) == (architecture, pretrained):
+            return str(one.get("licence", UNKNOWN))
     tag = pretrained if pretrained and not {".", "/"} & set(pretrained) else ""  # or a file
     if not tag or "CLIPA" in architecture:  # whose tags begin as those of other publishers
         return UNKNOWN
-    known = [note for start, note in OF_ARCHITECTURES.items() if architecture.startswith(start)]
-    known += [note for start, note in NOTES.items() if tag.startswith(start)]
-    return known[0] if known else UNKNOWN
+    known = [name for start, name in OF_ARCHITECTURES.items() if architecture.startswith(start)]
+    known += [name for start, name in OF_TAGS.items() if tag.startswith(start)]
+    return _stated(known[0]) if known else UNKNOWN
+
+
+def _stated(name: str) -> str:
+    return str(_backbones()[name]["licence"])
+
+
+@cache
+def _backbones() -> dict[str, dict[str, Any]]:
+    """Read the backbones of `conf/backbone`, nothing looked up."""
+    paths = sorted((CONFIG_DIR / "backbone").glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text()) for path in paths}

@@ -20,7 +20,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_backbone_is_a_pair_that_open_clip_has_with_the_right_gelu(name):
     backbone = PUBLISHED[name]
-    assert list(backbone) == ["name", "architecture", "pretrained", "precision", "batch_size"]
+    keys = ["name", "architecture", "pretrained", "licence", "precision", "batch_size"]
+    assert list(backbone) == keys
     pair = (backbone["architecture"], backbone["pretrained"])
     assert pair in open_clip.list_pretrained()
     trained = open_clip.get_pretrained_cfg(*pair).get("quick_gelu", False)
