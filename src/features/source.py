@@ -330,7 +330,7 @@ class ImageFeatures:
         # Where another process extracts more, its entry is worth waiting for.
         entry = entry or next(filter(None, map(self._store.open_written, larger)), None)
         if entry is None:
-            self._extract(smallest, crop_by_crop(items, augmentation, self._batch_size))
+            self.extract(smallest, crop_by_crop(items, augmentation, self._batch_size))
             entry = self._existing(smallest)
         damaged = (entry.tensor("label").reshape(-1, len(items)) == SKIPPED).any(dim=0)
         return self._without_damaged(entry, entry, damaged, items)
@@ -354,7 +354,7 @@ class ImageFeatures:
         key["preprocessing"] = drawn.described(key["preprocessing"], others)
         entry = self._store.open(key)
         if entry is None:
-            self._extract(key, drawn.plan(items, self._batch_size, self.text.shape[1]))
+            self.extract(key, drawn.plan(items, self._batch_size, self.text.shape[1]))
             entry = self._existing(key)
         damaged = (entry.tensor("label").reshape(len(items), -1) == SKIPPED).any(dim=1)
         return self._without_damaged(entry, CropRows(entry, drawn.crops), damaged, items)
@@ -407,7 +407,8 @@ class ImageFeatures:
                 f"the folder {entry.path}, and they are extracted again."
             )
 
-    def _extract(self, key: dict[str, Any], plan: Plan) -> None:
+    def extract(self, key: Mapping[str, Any], plan: Plan) -> None:
+        """Put the entry of that key into the store, with a row for each crop of the plan."""
         from src.features.extract import extract
 
         rows = len(plan.crops), plan.rows_per_shard

@@ -4,23 +4,19 @@ Hydra's own order of events makes folders before the first job. So this is a cal
 which comes before those, prints the estimate and ends the program. Imports no torch at first.
 """
 
-import copy
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
 from src.command_line import explaining
 from src.config import config_hash
 from src.errors import UserError
+from src.job.batch import begin, compose_job, job_overrides
 from src.job.earlier import finished_earlier
 from src.results.record import FILE, Result
 
@@ -30,11 +26,12 @@ class DryRun(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         if config.dry_run:
-            _end([_job(config, Path(config.hydra.run.dir))], sweep=False)
+            _end([begin(config, Path(config.hydra.run.dir))], sweep=False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.dry_run:
-            _end(_jobs(config), sweep=True)
+            jobs = enumerate(job_overrides(config))
+            _end((compose_job(config, *numbered) for numbered in jobs), sweep=True)
 
 
 def _end(jobs: Iterable[DictConfig], sweep: bool) -> None:
@@ -48,32 +45,6 @@ def _end(jobs: Iterable[DictConfig], sweep: bool) -> None:
         traceback.print_exc()
         raise SystemExit(1) from None
     raise SystemExit(0)
-
-
-def _jobs(config: DictConfig) -> Iterator[DictConfig]:
-    """Compose the jobs of a sweep one by one, as Hydra's own sweeper and launcher do."""
-    loader = GlobalHydra.instance().config_loader()
-    hydra = config.hydra
-    arguments = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*arguments, *hydra.overrides.task])
-    (batch,) = BasicSweeper.split_arguments(overrides, None)
-    for number, own in enumerate(batch):
-        job = loader.load_sweep_config(config, list(own))
-        with open_dict(job):
-            job.hydra.job.id = job.hydra.job.num = number
-        HydraConfig.instance().set_config(job)  # the folder's name may say what the job is
-        yield _job(job, Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir))
-
-
-def _job(config: DictConfig, folder: Path) -> DictConfig:
-    """Make `config` Hydra's present one, and give what a job would be called with."""
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(folder.absolute())
-    HydraConfig.instance().set_config(config)
-    job = copy.deepcopy(config)
-    with read_write(job), open_dict(job):
-        del job["hydra"]
-    return job
 
 
 def is_finished(cfg: DictConfig) -> bool:

@@ -85,6 +85,13 @@ class Need:
         """How many of these are still to be encoded."""
         return self.inputs if self.is_text and self.missing else self.missing
 
+    def extract(self) -> None:
+        """Put it into the store, as the run does that asks for it first."""
+        if self.plan is None:
+            getattr(self.source.made, self.key["features"][0])
+        else:
+            self.source.made.extract(self.key, self.plan)
+
     def bytes_missing(self, shapes: Mapping[str, Sequence[int]]) -> int:
         """Compute what is still to be stored, given the shape of a row of each feature."""
         if not self.missing:
@@ -154,6 +161,8 @@ class PlannedStore(FeatureStore):
 class Planned(ImageFeatures):
     """The features of a dataset, of which those that are not in the store are planned only."""
 
+    made: ImageFeatures
+    """What it stands for."""
     _store: PlannedStore
 
     @classmethod
@@ -162,6 +171,7 @@ class Planned(ImageFeatures):
         kind = PlannedClouds if isinstance(source, PointCloudFeatures) else cls
         planned = kind.__new__(kind)
         vars(planned).update(vars(source))
+        planned.made = source
         planned._store = PlannedStore(source._store.root, planned, needs)
         return planned
 
@@ -210,7 +220,7 @@ class Planned(ImageFeatures):
                 self._pretrained = None
             return self._loader(), here
 
-    def _extract(self, key: dict[str, Any], plan: Plan) -> None:
+    def extract(self, key: Mapping[str, Any], plan: Plan) -> None:
         label = torch.tensor([crop.item.label for crop in plan.crops])
         self._store.plan(key, label, plan.rows_per_shard, plan=plan)
 

@@ -8,26 +8,19 @@ what was started, and each further line names a job that ended, in whatever proc
 import errno
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -36,6 +29,7 @@ from src.command_line import EXPLANATIONS, explain, explaining, fail
 from src.config import config_hash, rerun_command, run_group
 from src.errors import UserError
 from src.files import RECIPES, naming_full_disk, replacing, write_json
+from src.job.batch import given, job_overrides
 from src.job.earlier import finished_earlier
 from src.job.folder import (
     CONFIGURATION,
@@ -44,6 +38,8 @@ from src.job.folder import (
     keep_configuration,
     mask_sweep_configuration,
 )
+from src.job.launching import be_worker, prepare
+from src.job.order import extract_first
 from src.masking import masked, masked_overrides
 from src.results.ending import present
 from src.results.record import FAILURE, FILE, NewerRecordError, Result
@@ -78,11 +74,15 @@ class Job(NamedTuple):
 
 
 class Journal:
-    """`jobs.jsonl` in a sweep's folder; processes may append to it side by side."""
+    """`jobs.jsonl` in a sweep's folder; processes of several machines may append to it.
+
+    A network file system does not keep the lines of two machines apart, so writers take turns.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / JOURNAL
+        self.lock = folder / f".{JOURNAL}.lock"
 
     def start(self, started: Started) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,8 +90,17 @@ class Journal:
             temporary.write_text(_line(started))
 
     def add(self, job: Job) -> None:
-        with self.path.open("a") as file:
-            file.write(_line(job))  # one short write, which the system does not divide
+        with FileLock(self.lock), self.path.open("a") as file:
+            file.write(_line(job))
+
+    def finished(self, command: str) -> set[int]:
+        """Give the numbers of the jobs that `command` has finished here when it was last typed."""
+        try:
+            started, jobs = self.read()
+        except (OSError, ValueError, TypeError):
+            return set()
+        same = started.command == command
+        return {job.number for job in jobs if same and job.status != "failed"}
 
     def read(self) -> tuple[Started, list[Job]]:
         """Read it, with the jobs in the order of their numbers."""
@@ -118,13 +127,11 @@ class Start(Callback):
             self._start(config)
 
     def _start(self, config: DictConfig) -> None:
-        hydra = config.hydra
-        arguments = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides([*arguments, *hydra.overrides.task])
+        overrides = given(config)
         _check_recipes(overrides)
-        jobs = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
-        folder = Path(hydra.sweep.dir)
+        jobs = job_overrides(config)
+        prepare(config)
+        folder = Path(config.hydra.sweep.dir)
         Start.held.close()
         Start.held.enter_context(claim(folder, "hydra.sweep.dir"))
         Start.folder = folder
@@ -136,7 +143,9 @@ class Start(Callback):
             where = {key: wandb[key] for key in ("entity", "project") if wandb.get(key)}
             Start.wandb = {**where, "group": group}
         command = shlex.join(["python", "-m", "src.run", *masked_overrides(sys.argv[1:])])
-        Journal(folder).start(Started(jobs, time.time(), command, group))
+        journal = Journal(folder)
+        extract_first(config, jobs, journal.finished(command))
+        journal.start(Started(len(jobs), time.time(), command, group))
 
 
 def _explain(error: Exception) -> str | None:
@@ -185,8 +194,7 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     Returns:
         The accuracy (per cent), None if the job failed.
     """
-    if Start.folder is None:
-        _end_with_parent()
+    be_worker(cfg)
     if not cfg.force and (earlier := finished_earlier(cfg)):
         made = Path(cfg.paths.output)
         if {path.name for path in made.iterdir()} <= {f"{HydraConfig.get().job.name}.log"}:
@@ -199,20 +207,6 @@ def run_job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float | None
     # A process that outlived a killed sweep may still be at the job: its successor waits for it.
     with FileLock(folder / LOCK):
         return _run_unless_done(cfg, folder, run)
-
-
-@cache
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone; launchers do not see to that."""
-    starter = multiprocessing.parent_process()  # None where another program started this one
-    parent = os.getppid() if starter is None else starter.pid
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_unless_done(

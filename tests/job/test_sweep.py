@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 
 from src.files import CONFIG_DIR
 from src.job.folder import claim
+from src.job.sweep import Job, Journal, Started
 from src.results.record import VERSION, Result
 from tests import cli, replica
 from tests.cli import below, calipers, finish, jobs, refused, start
@@ -105,6 +108,20 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     assert accuracies(tmp_path) == accuracies(undisturbed[0])
     own, theirs = (folder / "output/report/table.md" for folder in (tmp_path, undisturbed[0]))
     assert own.read_text() == theirs.read_text()
+
+
+def test_who_writes_into_the_journal_waits_for_its_turn(tmp_path):
+    journal = Journal(tmp_path)
+    journal.start(Started(1, 0.0, "command", "group"))
+    line = Job(0, "folder", "finished")
+    with ThreadPoolExecutor(1) as threads:
+        with FileLock(journal.lock):
+            adding = threads.submit(Journal(tmp_path).add, line)
+            with pytest.raises(TimeoutError):
+                adding.result(timeout=0.3)
+            assert journal.read()[1] == []
+        adding.result(timeout=5)
+    assert journal.read()[1] == [line]
 
 
 @pytest.fixture
