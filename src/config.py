@@ -42,6 +42,11 @@ WITHOUT_EFFECT = {
 """Parts of the configuration that no metric depends on."""
 DESCRIPTIONS = {"method": ("settings", "about"), "dataset": ("licence",), "backbone": ("licence",)}
 """As `WITHOUT_EFFECT`, but settings of a group."""
+PARTS = {
+    "support": "sees no support set", "training": "is not trained",
+    "test_crops": "sees no crops of test images",
+}  # fmt: skip
+"""Parts of a method that not every one has."""
 
 
 KINDS: Mapping[str, Any] = {
@@ -106,6 +111,9 @@ def config_hash(cfg: DictConfig) -> str:
     and the seed where it decides which images sets are calibrated on; of a checkpoint, they are its
     own, as the method's settings are.
     """
+    for part in foreign_parts(cfg):
+        cfg = cfg.copy()
+        cfg.method[part] = None
     relevant = {key: _resolved(cfg, key) for key in cfg if key not in WITHOUT_EFFECT}
     del relevant["stream"]  # it is among the settings of the methods that see a stream
     for group, names in DESCRIPTIONS.items():
@@ -236,6 +244,13 @@ def method_yaml(name: str) -> DictConfig:
     own: Any = OmegaConf.load(path) if name.isidentifier() and path.is_file() else {}
     extended = [one for one in own.get("defaults", []) if isinstance(one, str) and one != "_self_"]
     return cast(DictConfig, OmegaConf.merge(*map(method_yaml, extended), own))
+
+
+def foreign_parts(cfg: DictConfig) -> list[str]:
+    """Name the parts of `method` that were given to a method whose own YAML has no such part."""
+    own = method_yaml(cfg.method.name)
+    given = [part for part in PARTS if cfg.method.get(part)]
+    return [part for part in given if own and own.get(part) is None]
 
 
 def is_default(cfg: DictConfig, name: str) -> bool:

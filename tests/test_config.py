@@ -79,6 +79,15 @@ def test_the_config_hash_ignores_what_cannot_change_a_figure():
     assert len({hashed(), *others}) == 4
 
 
+def test_a_part_that_a_method_has_not_changes_neither_its_hash_nor_the_images_it_sees():
+    """A sweep over several methods may give all of them crops of the support set."""
+    given = compose(["method=zero_shot", "++method.support.crops=2"])
+    assert config_hash(given) == config_hash(compose(["method=zero_shot"]))
+    assert given.method.support.crops == 2, "it is looked at only"
+    others = [compose(["method=tip_adapter", f"method.support.crops={n}"]) for n in (2, 3)]
+    assert len({*map(config_hash, others)}) == 2
+
+
 def test_the_trainers_settings_are_part_of_a_configuration():
     """A sweep over `+trainer.gradient_clip_val` is several jobs."""
     hashes = {

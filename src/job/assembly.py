@@ -15,10 +15,11 @@ from torch import nn
 from src.clip.crops import AnyAugmentation, Augmentation, CloudAugmentation
 from src.config import (
     FEW_SHOT_VALIDATION,
+    PARTS,
     PROMPTS,
     WITHOUT_VALIDATION,
     build,
-    method_yaml,
+    foreign_parts,
     searches_views,
     selection_of,
 )
@@ -48,13 +49,6 @@ log = logging.getLogger(__name__)
 SUPPORT = ("crops", "min_scale", "horizontal_flip", "copies")
 """The settings of a support set. `crops` of images and `copies` of point clouds are null, or
 missing, where those are used as they are."""
-
-
-PARTS = {
-    "support": "sees no support set", "training": "is not trained",
-    "test_crops": "sees no crops of test images",
-}  # fmt: skip
-"""Parts of a method that not every one has."""
 
 
 def check_method(cfg: DictConfig) -> None:
@@ -89,11 +83,10 @@ def check_method(cfg: DictConfig) -> None:
             f"method.support.{unknown[0]}={support[unknown[0]]}: there is no such setting. There "
             f"are {', '.join(SUPPORT)}."
         )
-    for part, why in PARTS.items():
-        if cfg.method.get(part) and _is_without(cfg.method.name, part):
-            given = ", ".join(f"method.{part}.{name}" for name in cfg.method[part])
-            log.warning("method=%s %s: %s has no effect", cfg.method.name, why, given)
-            cfg.method[part] = None
+    for part in foreign_parts(cfg):
+        given = ", ".join(f"method.{part}.{name}" for name in cfg.method[part])
+        log.warning("method=%s %s: %s has no effect", cfg.method.name, PARTS[part], given)
+        cfg.method[part] = None
     if cfg.method.support is not None and (crops := cfg.method.support.get("crops")) is not None:
         for name in ("min_scale", "horizontal_flip"):
             if name not in cfg.method.support:
@@ -319,12 +312,6 @@ def hyperparameters(cfg: DictConfig, head: Head) -> dict[str, Any]:
     """Return the head's settings, with those that were changed in place of those it began with."""
     own = head.head if isinstance(head, MultiView) else head
     return _settings(cfg) | {name: getattr(own, name) for name in own.scaled} | head.chosen()
-
-
-def _is_without(method: str, part: str) -> bool:
-    """Say whether a method's own YAML has no `support`, `training` or `test_crops`."""
-    own = method_yaml(method)
-    return bool(own) and own.get(part) is None
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
