@@ -40,8 +40,10 @@ $(BIN)/ready: requirements.lock
 	touch $@
 
 # torch pins its own CUDA packages, on Linux only: leaving them to it keeps the lock portable.
+# The extra [ray] is left out, because it wants older packages than the others.
+EXTRAS := demo dev docs export hub siglip
 lock: $(BIN)/ready ## pin again what pyproject.toml allows
-	$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-emit-index-url \
+	$(BIN)/pip-compile --quiet $(EXTRAS:%=--extra %) --strip-extras --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-annotate --no-header --allow-unsafe \
 		--output-file requirements.all pyproject.toml
 	echo '# The exact versions that CI runs with; `make lock` makes this file.' > requirements.lock
