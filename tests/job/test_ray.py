@@ -18,7 +18,7 @@ from tests.job.test_sweep import accuracies, statuses
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("-m", "method=zero_shot,calip,gda,tip_adapter", "shots=1,2", "logger=none")
+SWEEP = ("-m", "method=gda,calip,tip_adapter,zero_shot", "shots=1", "logger=none")
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -81,18 +81,18 @@ def test_a_killed_sweep_ends_as_with_joblib(python, address, tmp_path):
     process = start(python, own, address, *SWEEP)
     journal = own / "output/jobs.jsonl"
     deadline = time.monotonic() + 200
-    while not journal.exists() or journal.read_text().count("\n") < 3:
+    while not journal.exists() or journal.read_text().count("\n") < 2:
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     output, _ = process.communicate()
     finished = {path: path.stat().st_mtime_ns for path in own.glob("output/*/result.json")}
-    assert 1 <= len(finished) < 6
+    assert 1 <= len(finished) < 4
 
     done = finish(start(python, own, address, *SWEEP))
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
-    assert len(re.findall(r"\[\d/8\] method=", done.stdout)) == 8
+    assert len(re.findall(r"\[\d/4\] method=", done.stdout)) == 4
     assert "UserWarning" not in done.stderr
     entries = [path.name for path in own.glob("features/digits/*") if path.is_dir()]
     of_images = [name for name in entries if not name.startswith("text-")]
