@@ -149,7 +149,7 @@ def _begin(cfg: DictConfig) -> int:
 
 def _plan(config: DictConfig, jobs: Sequence[Numbered]) -> dict[int, Any]:
     """Plan what jobs need, in silence; a job that would fail needs nothing."""
-    from src.job.planner import Planner
+    from src.job.planner import Planner, check
 
     planner = Planner()
     composed: dict[tuple[str, ...], tuple[DictConfig, Any]] = {}
@@ -160,11 +160,12 @@ def _plan(config: DictConfig, jobs: Sequence[Numbered]) -> dict[int, Any]:
             try:
                 if others not in composed:
                     job = compose_job(config, number, others)
+                    check(job)
                     composed[others] = job, HydraConfig.instance().cfg
                 job, HydraConfig.instance().cfg = composed[others]
                 job = job.copy()
                 job.merge_with_dotlist(drawn)
-                planner.add(job, number)
+                planner.note(job, number)
             except Exception:
                 log.debug("not planned: %s", overrides, exc_info=True)
         try:

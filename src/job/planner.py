@@ -64,14 +64,17 @@ class Planner:
         self._read: dict[str, Any] = {}
         self._sources: dict[str, Planned] = {}
 
-    def add(self, cfg: DictConfig, number: int = 0) -> None:
-        """Take a job, whose configuration is Hydra's present one, and its number in a sweep."""
+    def add(self, cfg: DictConfig) -> None:
+        """Take a job, whose configuration is Hydra's present one, and check it."""
         with self._counting_failures(1):
-            validate(cfg)
-            assembly.check_method(cfg)
-            key = _wanted(cfg)
-            found = self._wanted.get(key, Wanted(number, cfg, HydraConfig.instance().cfg))
-            self._wanted[key] = found._replace(jobs=found.jobs + 1)
+            check(cfg)
+            self.note(cfg)
+
+    def note(self, cfg: DictConfig, number: int = 0) -> None:
+        """Take a job whose like was checked, and its number in a sweep."""
+        key = _wanted(cfg)
+        found = self._wanted.get(key, Wanted(number, cfg, HydraConfig.instance().cfg))
+        self._wanted[key] = found._replace(jobs=found.jobs + 1)
 
     def plan(self) -> dict[int, list[Need]]:
         """Plan all jobs, those first that need the most features: their entries serve others too.
@@ -159,6 +162,16 @@ class Planner:
         if key not in self._sources:
             self._sources[key] = Planned.like(made, self.needs)
         return self._sources[key]
+
+
+def check(cfg: DictConfig) -> None:
+    """Check a job's configuration as a run does, and drop what its method has not.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    validate(cfg)
+    assembly.check_method(cfg)
 
 
 def _head(cfg: DictConfig) -> Any:
