@@ -30,6 +30,7 @@ COMMANDS = {
     "methods": Command("src.methods", "a table of all methods"),
     "depth-maps": Command("src.depth_maps", "a picture of what CLIP sees of point clouds"),
     "demo": Command("src.demo", "try in a browser what a run adapted"),
+    "completion": Command("src.completion", "let the tab key complete all of this"),
     "dashboard": Command("src.dashboard", "write the saved view of a W&B project"),
 }
 

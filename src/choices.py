@@ -7,14 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from src.command_line import make_console
 from src.errors import UserError
 from src.files import CONFIG_DIR
 
 RECIPES_GROUP = "experiment"
-SENTENCE = re.compile(r".+?\w{2}[)\]%]?[.?](\s|$)")
+SENTENCE = re.compile(r".+?\w{2}[)\]%\"`]*[.?](\s|$)")
+GAP = 2
+"""Spaces between a choice and its sentence."""
+LEAST = 32
+"""How wide sentences must at least be to stand beside what they describe."""
+
+
+def groups() -> list[str]:
+    """List the groups of choices, each a folder of YAML files."""
+    return sorted({path.parent.name for path in CONFIG_DIR.glob("*/*.yaml")})
 
 
 def described(group: str) -> dict[str, str]:
@@ -25,10 +36,10 @@ def described(group: str) -> dict[str, str]:
     """
     paths = sorted((CONFIG_DIR / group).glob("*.yaml")) if group.isidentifier() else []
     if not paths:
-        groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
+        known = groups()
         raise UserError(
-            f"show={group}: there is no such group of choices. {near(group, groups)}There are "
-            f"{', '.join(groups)}."
+            f"show={group}: there is no such group of choices. {near(group, known)}There are "
+            f"{', '.join(known)}."
         )
     return {path.stem: leading_comment(path) or _model(path) for path in paths}
 
@@ -52,12 +63,21 @@ def leading_comment(path: Path) -> str:
 
 
 def show(group: str) -> None:
-    """Print the choices of a group, a sentence each."""
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    """Print the choices of a group, a sentence each: beside it, or below it where that is short."""
     sign = "+" if group == RECIPES_GROUP else ""
-    for name, said in described(group).items():
-        table.add_row(f"{sign}{group}={name}", _sentence(said))
-    make_console().print(table)
+    lines = {f"{sign}{group}={name}": _sentence(said) for name, said in described(group).items()}
+    console = make_console()
+    longest = max(len(word) for sentence in lines.values() for word in sentence.split())
+    if console.width - GAP - max(map(len, lines)) < max(LEAST, longest):
+        for choice, sentence in lines.items():
+            console.print(Text(choice), soft_wrap=True)
+            console.print(Padding(Text(sentence), (0, 0, 0, 4)))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    for choice, sentence in lines.items():
+        table.add_row(Text(choice), Text(sentence))  # brackets are no markup
+    console.print(table)
 
 
 def _sentence(said: str) -> str:

@@ -36,9 +36,10 @@ _SHOWN = 10
 _EPILOG = """\
 dataset=all stands for every dataset that can be fetched.
 
-With --check, stdout holds one line for each image that is missing, cannot be decoded, or is listed
-by the test split and another one: its path, a tab, and what is wrong. A point cloud's path is that
-of its file, a colon, and its row there. The table goes to stderr, so
+With --check, stdout holds one line for each image that is missing, cannot be
+decoded, or is listed by the test split and another one: its path, a tab, and
+what is wrong. A point cloud's path is that of its file, a colon, and its row
+there. The table goes to stderr, so
 
   python -m src.prepare dataset=eurosat --check | cut -f1
 

@@ -172,23 +172,12 @@ def test_real_photographs_go_through_a_224_pixel_resnet_once(tmp_path):
     first = calipers(tmp_path, *arguments, "logger=none")
     assert first.returncode == 0, first.stderr
     assert "extracting dtd/test: 20 images with RN50-quickgelu-random" in first.stdout
-    assert "Predicting" in first.stdout
     assert result(tmp_path)["hyperparameters"]["beta2"] == 1.12, (
         "the settings for dtd are those of RN50"
     )
     second = calipers(tmp_path, *arguments, "logger=none")
     assert second.returncode == 0, second.stderr
     assert "extracting" not in second.stdout
-    assert "Predicting" not in second.stdout
-
-
-def test_help_lists_the_choices():
-    done = run("src.run", "--help")
-    assert done.returncode == 0
-    (methods,) = [line for line in done.stdout.splitlines() if line.startswith("method: ")]
-    assert {"calip,", "tip_adapter,", "zero_shot,"} <= set(methods.split())
-    for group in ("dataset", "backbone", "selection", "logger", "trainer"):
-        assert f"\n{group}: " in done.stdout
 
 
 @pytest.mark.parametrize(

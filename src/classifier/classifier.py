@@ -10,11 +10,12 @@ import torch
 from hydra.utils import get_class
 from jaxtyping import Float
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from src.bars import Bar
 from src.classifier.folder import (
     ABOUT,
     FOLDER,
@@ -167,7 +168,7 @@ class Classifier:
                 accelerator="auto", devices=1, precision=precision, logger=False,
                 enable_checkpointing=False, enable_model_summary=False,
                 use_distributed_sampler=False, enable_progress_bar=progress,
-                callbacks=[*([RichProgressBar()] if progress else []), _Taking(take)],
+                callbacks=[*([Bar()] if progress else []), _Taking(take)],
             )  # fmt: skip
             self.head.to(trainer.strategy.root_device)
             with torch.random.fork_rng(devices=[]):  # a loader draws a number

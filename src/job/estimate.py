@@ -17,7 +17,7 @@ from src.job.dry_run import is_finished
 from src.job.planned import Need
 from src.job.planner import Planner
 from src.job.probe import SECONDS, Probe
-from src.results.terminal import print_rows
+from src.terminal import print_rows
 
 WORDS = {"dataset", "split", "backbone", "features"}
 

@@ -32,6 +32,9 @@ warnings.filterwarnings(
     "ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema"
 )
 
+# joblib replaces a process whose memory has grown; its job is not lost.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+
 
 def gpus() -> list[str]:
     """List this machine's NVIDIA GPUs as `CUDA_VISIBLE_DEVICES` names them; no torch."""

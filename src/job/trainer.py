@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
+from src.bars import Bar
 from src.clip.precision import AUTO
 from src.command_line import EXPLANATIONS
 from src.config import WITHOUT_VALIDATION, build
@@ -120,13 +122,15 @@ def make_trainer(
     Args:
         cfg: the configuration, whose `trainer` has further settings.
         callbacks: beside the progress bar.
-        progress: whether there is one.
+        progress: whether there is one. A launcher's processes write to one terminal, side by side:
+            none of them has a bar.
         settings: further ones. `devices` is the first of `devices_of` where it is not given: a
             method needs only one.
     """
+    progress = progress and cfg.get("progress", _is_first())
     return Trainer(
         **{**cfg.trainer, "devices": devices_of(cfg)[0], **settings},
-        callbacks=[RichProgressBar(), *callbacks] if progress else list(callbacks),
+        callbacks=[Bar(), *callbacks] if progress else list(callbacks),
         enable_progress_bar=progress,
         default_root_dir=cfg.paths.output,
         enable_checkpointing=False,
@@ -142,7 +146,13 @@ def make_trainer(
 def for_trainer(cfg: DictConfig) -> DictConfig:
     """Take from a configuration what `make_trainer` needs, looked up, for another process."""
     trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
-    return OmegaConf.create({"trainer": trainer, "paths": {"output": str(cfg.paths.output)}})
+    paths = {"output": str(cfg.paths.output)}
+    return OmegaConf.create({"trainer": trainer, "paths": paths, "progress": _is_first()})
+
+
+def _is_first() -> bool:
+    """Say whether the user started this process, and not a launcher."""
+    return multiprocessing.parent_process() is None
 
 
 def devices_of(cfg: DictConfig) -> list[Any]:

@@ -5,16 +5,18 @@ from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from rich.markdown import Markdown
+from rich.text import Text
 
-from src.command_line import make_console, run_command
+from src.command_line import run_command
 from src.config import compose, selection_of
 from src.files import CONFIG_DIR
+from src.terminal import print_rows
 
 COLUMNS = (
     "method", "published", "needs", "trained", "selects on", "its authors selected on",
     "trained parameters",
 )  # fmt: skip
+PROSE = ("needs", "its authors selected on", "trained parameters")
 SELECTS_ON = {
     "val_few_shot": "few-shot validation",
     "validation_free": "nothing, by protocol",
@@ -36,7 +38,9 @@ SEEN = {"image": [], "stream": ["the test images as a stream"], "set": ["all tes
 def main() -> None:
     """Read the command line and print the table."""
     argparse.ArgumentParser(prog="python -m src.methods", description=__doc__).parse_args()
-    make_console().print(Markdown(markdown([row(name) for name in names()])))
+    rows = [row(name) for name in names()]
+    cells = [[Text(cell.strip("`")) for cell in one] for one in rows]
+    print_rows([dict(zip(COLUMNS, one, strict=True)) for one in cells], COLUMNS[:1], COLUMNS, PROSE)
 
 
 def names() -> list[str]:

@@ -15,7 +15,7 @@ from src.results.marks import explanations
 from src.results.protocols import reading
 from src.results.published import describe
 from src.results.summary import AVERAGE, PLACE, Cell, Table
-from src.results.terminal import print_rows
+from src.terminal import print_rows
 
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."
 BESIDE = "In brackets: points above the accuracy published in {}."

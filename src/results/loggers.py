@@ -206,6 +206,7 @@ def _wandb_settings() -> Any:
     """Read W&B's own settings: its server, the key and the mode."""
     import wandb
 
+    os.environ.setdefault("WANDB_SILENT", "true")  # it talks before a run's own settings hold
     with _reading("its own settings"):
         return wandb.setup().settings
 

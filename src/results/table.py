@@ -11,7 +11,7 @@ from src.results.metrics import Metric
 from src.results.protocols import HEADINGS, columns, in_words, published_figures, reading
 from src.results.published import common_source, describe
 from src.results.record import Result
-from src.results.terminal import print_rows
+from src.terminal import print_rows
 
 CONDITIONS = ("dataset", "adapted on", "backbone", "shots", "seed", "selection")
 WORDS = {"dataset", "adapted on", "backbone", "method", "selection"}

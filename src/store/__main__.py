@@ -5,13 +5,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.filesize import decimal
-from rich.table import Table
+from rich.text import Text
 
-from src.command_line import make_console, run_command
+from src.command_line import run_command
 from src.errors import UserError
 from src.store.entry import read_manifest, verify
 from src.store.shards import DamageError
 from src.store.store import FeatureStore, remove
+from src.terminal import print_rows
+
+LABELS = ("dataset", "split", "backbone", "hash")
 
 
 def main() -> None:
@@ -41,31 +44,37 @@ def main() -> None:
 
 def list_entries(store: FeatureStore) -> None:
     entries = store.entries()
-    table = Table(box=None, pad_edge=False)
-    for column in ("dataset", "split", "backbone"):
-        table.add_column(column, overflow="fold")
-    for column in ("hash", "rows", "tensors", "size", "made on"):
-        table.add_column(column, no_wrap=True)
-    for folder in entries:
-        try:
-            manifest = read_manifest(folder)
-        except DamageError:
-            manifest = None
-        split, _, rest = folder.name.partition("-")
-        backbone, _, digest = rest.rpartition("-")
-        details = ["", "", "incomplete"]
-        if manifest:
-            tensors = [
-                " ".join([name, "×".join(map(str, about["shape"]))])
-                for name, about in manifest["tensors"].items()
-            ]
-            details = [f"{manifest['rows']:,}", "\n".join(tensors), manifest["created_at"][:10]]
-        rows, shapes, made_on = details
-        size = decimal(_size(folder))
-        table.add_row(folder.parent.name, split, backbone, digest[:8], rows, shapes, size, made_on)
     if entries:
-        make_console().print(table)
+        rows = [_row(folder) for folder in entries]
+        print_rows(
+            [{heading: Text(cell) for heading, cell in row.items()} for row in rows],
+            LABELS, words={*LABELS, "tensors", "made on"}, prose={"tensors"},
+        )  # fmt: skip
     print(f"{decimal(sum(map(_size, entries)))} in {store.root}, entries: {len(entries)}")
+
+
+def _row(folder: Path) -> dict[str, str]:
+    """Describe an entry; of one that is not whole, only what its folder says."""
+    try:
+        manifest = read_manifest(folder)
+    except DamageError:
+        manifest = None
+    split, _, rest = folder.name.partition("-")
+    backbone, _, digest = rest.rpartition("-")
+    tensors = [
+        " ".join([name, "×".join(map(str, about["shape"]))])
+        for name, about in (manifest["tensors"] if manifest else {}).items()
+    ]
+    return {
+        "dataset": folder.parent.name,
+        "split": split,
+        "backbone": backbone,
+        "hash": digest[:8],
+        "rows": f"{manifest['rows']:,}" if manifest else "",
+        "tensors": ", ".join(one.strip() for one in tensors),
+        "size": decimal(_size(folder)),
+        "made on": manifest["created_at"][:10] if manifest else "incomplete",
+    }
 
 
 def verify_entries(store: FeatureStore) -> None:

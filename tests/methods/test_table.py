@@ -1,18 +1,34 @@
-"""The table of methods: every method has a row."""
+"""The table of methods: every method has a row, in a terminal of any width."""
 
-from src.methods.__main__ import COLUMNS, names, row
-from tests.cli import run
+import sys
+
+import pytest
+
+from src.methods import __main__ as table
+from src.methods.__main__ import COLUMNS, main, names, row
 
 
-def test_every_method_has_a_row():
-    rows = [row(name) for name in names()]
-    for cells in rows:
+@pytest.fixture(scope="module")
+def rows():
+    return {name: row(name) for name in names()}
+
+
+def test_every_method_has_a_row(rows):
+    for cells in rows.values():
         assert len(cells) == len(COLUMNS)
         assert all(cells)
         assert not {"|", "\n"} & set("".join(cells))
 
 
-def test_the_command_prints_every_method():
-    done = run("src.methods", COLUMNS="200")
-    assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in names())
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_names_and_words_stay_whole(rows, width, monkeypatch, capsys):
+    monkeypatch.setattr(table, "row", rows.get)
+    monkeypatch.setattr(sys, "argv", ["methods"])
+    monkeypatch.setenv("COLUMNS", str(width))
+    main()
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= width
+    words = set(printed.split())
+    assert set(names()) <= words
+    for cells in rows.values():
+        assert {word for cell in cells[1:] for word in cell.split()} <= words
