@@ -10,6 +10,7 @@ datasets have their own numbers of classes and test images. Workers cost nothing
 job nothing but its work: that of Hydra is left out.
 """
 
+import argparse
 import heapq
 import json
 import os
@@ -290,7 +291,9 @@ def draw(path: Path, measured: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Measure if told so; else draw, and print the table of the docs."""
-    if sys.argv[1:] == ["measure"]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.makespan", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["measure"])
+    if parser.parse_args().what:
         os.environ.setdefault("WANDB_MODE", "offline")
         MEASURED.write_text(json.dumps(measure(_recipe("method"))))
         return

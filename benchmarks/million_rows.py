@@ -168,7 +168,7 @@ def make_source(images: Any, store: Path) -> Any:
 
     from benchmarks.extraction import trainer
     from src.data.prompts import make_prompts
-    from src.features.source import ImageFeatures
+    from src.features.image_features import ImageFeatures
     from src.store.store import FeatureStore
 
     class Stop(Callback):

@@ -26,8 +26,8 @@ from src.data.folder import labelled as read_folder
 from src.data.given import GivenImages, Picture
 from src.data.images import Item
 from src.errors import UserError
+from src.features.image_features import ImageFeatures
 from src.features.precomputed import Rows
-from src.features.source import ImageFeatures
 from src.heads.base import answers_alone
 from src.hints import without_hints
 from src.job import assembly, calibrating

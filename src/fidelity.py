@@ -20,13 +20,14 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from src.command_line import make_console, run_command
-from src.config import build, compose, validate
+from src.config import build, compose
 from src.data.folder import EXTENSIONS
 from src.data.images import ImageDataset, ImageFiles, Item
 from src.data.point_clouds import PointClouds
 from src.errors import UserError, require_integer
 from src.files import write_json
 from src.typed import read, read_command_line
+from src.validation import validate
 
 if TYPE_CHECKING:
     from lightning import Trainer

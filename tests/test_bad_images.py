@@ -2,8 +2,9 @@
 
 import pytest
 
-from src.config import compose, validate
+from src.config import compose
 from src.errors import UserError
+from src.validation import validate
 from tests import replica
 from tests.cli import calipers, refused, result
 

@@ -6,16 +6,11 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from src.command_line import explain, run_command
-from src.config import (
-    arrange,
-    as_lists,
-    compose,
-    config_hash,
-    validate,
-)
+from src.config import arrange, as_lists, compose, config_hash
 from src.errors import UserError
 from src.files import CONFIG_DIR
 from src.job.assembly import make_class_prompts
+from src.validation import validate
 
 
 def choices(group):

@@ -18,10 +18,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from docs import generate
 from src.calipers import COMMANDS
-from src.config import arrange, as_lists, compose, validate
+from src.choices import groups
+from src.config import arrange, as_lists, compose
 from src.fidelity import OF_RUNS
 from src.fidelity import Settings as FidelitySettings
 from src.files import CONFIG_DIR, ROOT
+from src.validation import validate
 
 GENERATED = ROOT / "docs/methods"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -50,6 +52,8 @@ def commands(text):
         if shell or not language:
             found += [line for line in lines if shell or line.startswith((*STARTS, "M="))]
     found += re.findall(r"^    (python -m .*)$", text, re.MULTILINE)
+    inline = re.findall(r"`(python -m [\w.]+ [^`|]+)[^`]*`", BLOCK.sub("", text))
+    found += [line for line in inline if not re.search(r"\.\.\.|…|=NAME", line)]
     return [line for line in found if line.strip() and not line.startswith("#")]
 
 
@@ -80,6 +84,9 @@ def filled_in(lines):
 def test_commands_are_found():
     text = "```bash\na \\\n  b  # c\n# d\n```\n```\nmake x\nother\n```\n    python -m e\n"
     assert commands(text) == ["a b  # c", "make x", "python -m e"]
+    assert commands("`python -m a`, `python -m a b=c`, `python -m a d | e`, `python -m a ...`") == [
+        "python -m a b=c", "python -m a d ",
+    ]  # fmt: skip
     assert list(filled_in(["M=a", "M=$M,b", "x y=$M '${z}'"])) == ["x y=a,b '${z}'"]
     assert commands("```bash\n# not tested: it takes a cluster\nsbatch x\n```\n") == []
     assert len(written()) > 50
@@ -149,6 +156,9 @@ def read_only(module, words, monkeypatch):
 
 def check_run(words):
     """Compose what a run, or each job of a sweep, would be."""
+    if words[0].startswith("show="):
+        assert {word.removeprefix("show=") for word in words} <= {*groups()}
+        return
     # Three dots stand for what a command above them has.
     words = as_lists(arrange([word for word in words if word != "..."]), "eval_dataset", "tags")
     options = [word for word in words if word.startswith("-")]

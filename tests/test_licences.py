@@ -6,8 +6,9 @@ from omegaconf import open_dict
 
 from docs.generator.markdown import escape
 from src.clip.licences import licence
-from src.config import compose, config_hash, validate
+from src.config import compose, config_hash
 from src.files import CONFIG_DIR, ROOT
+from src.validation import validate
 
 YAML = {
     (group, path.stem): yaml.safe_load(path.read_text())

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from src.config import compose, config_hash, validate
+from src.config import compose, config_hash
 from src.errors import UserError
 from src.files import CONFIG_DIR, ROOT
 from src.resolvers import settings_from
+from src.validation import validate
 from tests.cli import calipers, jobs
 
 

@@ -7,14 +7,11 @@ rename. What is being fetched lies in `<root>/.downloads` until then.
 import errno
 import hashlib
 import shutil
-import ssl
 import time
 import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from socket import gaierror
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -29,13 +26,11 @@ from rich.progress import (
 )
 
 from src.data.archive import UnsafeArchiveError, find, leaves_its_folder, unpack
+from src.data.network import NETWORK_ERRORS, TIMEOUT_S, patiently
 from src.errors import UserError
 
 WORKSPACE = ".downloads"
-PAUSES_S = (1.0, 2.0, 4.0)
-"""How long to wait before each further attempt after a transient error."""
 
-_TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
 _GRACE_S = 60
 _LEAST_BYTES_PER_S = 1 << 10
@@ -43,9 +38,6 @@ _LEAST_BYTES_PER_S = 1 << 10
 _LARGEST_BYTES = 1 << 36
 """The most that a server may send which does not say how much: 64 GiB."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-_NO_SUCH_SERVER = (gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
-_TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
@@ -175,14 +167,14 @@ def _obtain(download: Download, file: Path, by_hand: Path) -> None:
         return
     part = file.with_name(f"{file.name}.part")
     try:
-        _transfer(download.url, part)
+        patiently(lambda: _transfer(download.url, part))
         _verify(
             part,
             download,
             "It was removed: run this again. If that does not help, the server may have sent an "
             f"error page or another version; put an intact copy at {by_hand}.",
         )
-    except _NETWORK_ERRORS as error:
+    except NETWORK_ERRORS as error:
         raise UserError(
             f"cannot download {download.url}: {error}. Put the file by hand at {by_hand} "
             f"({download.checksum}), or run this again once the server answers."
@@ -205,29 +197,12 @@ def _verify(file: Path, download: Download, remedy: str) -> None:
 
 
 def _transfer(url: str, part: Path) -> None:
-    for pause in PAUSES_S:
-        try:
-            return _transfer_rest(url, part)
-        except _NETWORK_ERRORS as error:
-            if not _is_transient(error):
-                raise
-        time.sleep(pause)
-    return _transfer_rest(url, part)
-
-
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, HTTPError):
-        return error.code in _TRANSIENT_STATUS
-    return not (isinstance(error, URLError) and isinstance(error.reason, _NO_SUCH_SERVER))
-
-
-def _transfer_rest(url: str, part: Path) -> None:
     """Append what is missing to `part`, or start again if the server cannot resume."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "calipers"} | ({"Range": f"bytes={start}-"} if start else {})
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 (Download checks it)
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
     except HTTPError as error:
         error.close()
         if start and error.code == 416:

@@ -9,15 +9,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from src.data import rows as table_rows
 from src.data.class_names import check_names, read_names
 from src.data.dividing import hold_out
+from src.data.hub_columns import Classes, find_columns, read_classes
 from src.data.hub_tables import open_tables
 from src.data.images import SPLITS, DamagedImageError, Item, MissingImageError, decode
 from src.data.rows import Rows, row_of
@@ -35,10 +35,6 @@ USUAL = {
 VAL_OF_TRAIN = 0.2
 TEST_OF_ALL, VAL_OF_REST = 0.3, 2 / 7
 """An undivided dataset becomes 50 % train, 20 % val and 30 % test."""
-LABEL = "label"
-"""The column that holds the classes where no feature says so."""
-HIDDEN = -1
-"""In place of the labels of a test split that its authors keep to themselves."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +94,6 @@ class TableImages:
         return digest.hexdigest()
 
 
-class _Column(NamedTuple):
-    """The classes of all rows that are used.
-
-    Attributes:
-        names: of the classes, as the dataset has them.
-        labels: of each split, int64 `[N]`, positions in `names`.
-    """
-
-    names: list[str]
-    labels: Mapping[str, NDArray[np.int64]]
-
-
 def read(
     path: Any,
     config: Any,
@@ -156,9 +140,9 @@ def read(
     tables = open_tables(origin, *(None if one is None else str(one) for one in (config, revision)))
     chosen, notes = choose_splits(split, list(tables.splits), origin)
     used = {name: tables.splits[name] for name in dict.fromkeys(filter(None, chosen.values()))}
-    image, label = _columns(used, image, label, origin)
-    column = _classes(used, label, origin)
-    names = column.names
+    image, label = find_columns(used, image, label, origin)
+    classes = read_classes(used, label, origin)
+    names = classes.names
     if class_names is not None:
         names = read_names(names, Path(str(class_names)))
     if len(names) < 2:
@@ -166,7 +150,7 @@ def read(
             f"{origin} has too few classes, {listing(names) or 'none'}: there must be two or more."
         )
     check_names(names)
-    splits, drawn = _divided(chosen, column, split_seed, origin)
+    splits, drawn = _divided(chosen, classes, split_seed, origin)
     notes = [*notes, *drawn]
     if tables.revision is not None:
         notes.insert(0, f"commit {tables.revision} of the Hub")
@@ -250,23 +234,23 @@ def _replace_test(
 
 
 def _divided(
-    chosen: Mapping[str, str | None], column: _Column, seed: int, origin: str
+    chosen: Mapping[str, str | None], classes: Classes, seed: int, origin: str
 ) -> tuple[dict[str, Rows], list[str]]:
     """Give the rows of each of `SPLITS`, and draw those that the dataset lacks; say which."""
     rows = {
         name: Rows(name, np.arange(len(each), dtype=np.int64), each)
-        for name, each in column.labels.items()
+        for name, each in classes.labels.items()
     }
     none = Rows("none", np.zeros(0, np.int64), np.zeros(0, np.int64))
     splits = {one: none if name is None else rows[name] for one, name in chosen.items()}
     notes = []
     if chosen["test"] is None:
-        counts = np.bincount(splits["train"].labels, minlength=len(column.names))
+        counts = np.bincount(splits["train"].labels, minlength=len(classes.names))
         few = np.flatnonzero((counts > 0) & (counts < len(SPLITS)))
         if len(few):
             raise UserError(
                 f"{origin} has too few images of "
-                f"{listing([f'{column.names[one]} ({counts[one]})' for one in few])} to divide "
+                f"{listing([f'{classes.names[one]} ({counts[one]})' for one in few])} to divide "
                 f"into train, val and test: a class needs {len(SPLITS)} or more. Divide it "
                 "yourself, or choose splits by dataset.split."
             )
@@ -292,149 +276,3 @@ def _take(splits: dict[str, Rows], target: str, share: float, seed: int) -> None
     train = splits["train"]
     drawn = hold_out(train.labels, share, seed)
     splits["train"], splits[target] = train.chosen(~drawn), train.chosen(drawn)
-
-
-def _columns(
-    tables: Mapping[str, Any], image: str | None, label: str | None, origin: str
-) -> tuple[str, str]:
-    """Find the columns of images and of classes, by what the features say.
-
-    Raises:
-        UserError: a column is missing in a split, of another type, or there are several.
-    """
-    import datasets
-
-    features = next(iter(tables.values())).features
-    images = [name for name, one in features.items() if isinstance(one, datasets.Image)]
-    images = images or [name for name, one in features.items() if _holds_bytes(one)]
-    image = _choice("image", image, images, images, features, origin)
-    classes = [name for name, one in features.items() if isinstance(one, datasets.ClassLabel)]
-    possible = [name for name, one in features.items() if name in classes or _is_plain(one)]
-    likely = classes or [name for name in possible if name == LABEL]
-    label = _choice("label", label, possible, likely, features, origin)
-    for split, table in tables.items():
-        for name in (image, label):
-            if table.features.get(name) != features[name]:
-                raise UserError(
-                    f"{origin}: the column {name!r} of the split {split!r} is missing, or is of "
-                    "another type than in the others. Choose splits by dataset.split, or mend it."
-                )
-    return image, label
-
-
-def _choice(
-    key: str,
-    given: str | None,
-    possible: Sequence[str],
-    likely: Sequence[str],
-    features: Mapping[str, Any],
-    origin: str,
-) -> str:
-    """Take the given column, or the likely one."""
-    noun = {"image": "images", "label": "classes"}[key]
-    if given is not None:
-        if given in possible:
-            return given
-        wrong = f"has no {noun} in that column" if given in features else "has no such column"
-        raise UserError(
-            f"dataset.{key}={given}: {origin} {wrong}. Choose among "
-            f"{listing(possible or list(features))}."
-        )
-    if len(likely) == 1:
-        return likely[0]
-    if likely or possible:
-        raise UserError(
-            f"{origin} does not say which column holds {noun}: choose it by dataset.{key}=... "
-            f"Among {listing(likely or possible)}."
-        )
-    raise UserError(
-        f"{origin} has no column that can hold {noun}: its columns are {listing(list(features))}."
-    )
-
-
-def _holds_bytes(feature: Any) -> bool:
-    """Say whether it is what becomes of images without the library's own notes in a file."""
-    if isinstance(feature, dict):
-        return "bytes" in feature and _holds_bytes(feature["bytes"])
-    return getattr(feature, "dtype", None) in ("binary", "large_binary")
-
-
-def _is_plain(feature: Any) -> bool:
-    kind = str(getattr(feature, "dtype", ""))
-    return kind in ("string", "large_string") or kind.startswith(("int", "uint"))
-
-
-def _classes(tables: Mapping[str, Any], label: str, origin: str) -> _Column:
-    """Read the labels of all tables, each as one array.
-
-    Raises:
-        UserError: one is missing, hidden, blank or out of range.
-    """
-    import datasets
-
-    arrow = {
-        name: each.select_columns([label]).with_format("arrow")[:].column(0)
-        for name, each in tables.items()
-    }
-    for name, each in arrow.items():
-        if each.null_count:
-            row = int(np.flatnonzero(each.is_null().to_numpy())[0])
-            raise UserError(
-                f"{origin}, split {name!r}, row {row}: there is no label, and in "
-                f"{each.null_count:,} of {len(each):,} rows. Choose another column by "
-                "dataset.label or another split by dataset.split, or mend the dataset."
-            )
-    feature = next(iter(tables.values())).features[label]
-    if "string" in feature.dtype:
-        return _words(arrow, origin)
-    numbers = {name: each.to_numpy().astype(np.int64) for name, each in arrow.items()}
-    for name, each in numbers.items():
-        _check_hidden(each, name, origin)
-    if isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
-        for name, each in numbers.items():
-            _check_range(each, len(names), name, origin)
-        return _Column(names, numbers)
-    known = np.unique(np.concatenate(list(numbers.values())))
-    labels = {name: np.searchsorted(known, each) for name, each in numbers.items()}
-    return _Column([str(one) for one in known], labels)
-
-
-def _words(arrow: Mapping[str, Any], origin: str) -> _Column:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    names = sorted({one for each in arrow.values() for one in pc.unique(each).to_pylist()})
-    known = pa.array(names, type=next(iter(arrow.values())).type)
-    labels = {
-        name: pc.index_in(each, value_set=known).to_numpy().astype(np.int64)
-        for name, each in arrow.items()
-    }
-    for number, word in enumerate(names):
-        if not word.strip():
-            rows = {name: np.flatnonzero(each == number) for name, each in labels.items()}
-            split, where = next((one, each) for one, each in rows.items() if len(each))
-            raise UserError(
-                f"{origin}, split {split!r}, row {where[0]}: the label is blank. Mend the dataset."
-            )
-    return _Column(names, labels)
-
-
-def _check_hidden(labels: NDArray[np.int64], split: str, origin: str) -> None:
-    hidden = np.flatnonzero(labels == HIDDEN)
-    if len(hidden):
-        raise UserError(
-            f"{origin}, split {split!r}, row {hidden[0]}: the label is {HIDDEN}, and in "
-            f"{len(hidden):,} of {len(labels):,} rows: its authors do not publish it. Measure on "
-            "another split, as by dataset.split.test=validation."
-        )
-
-
-def _check_range(labels: NDArray[np.int64], classes: int, split: str, origin: str) -> None:
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise UserError(
-            f"{origin}, split {split!r}, row {wrong[0]}: the label is {labels[wrong[0]]}, and the "
-            f"{classes:,} classes are 0 to {classes - 1}. Mend the dataset, or choose another "
-            "column by dataset.label."
-        )

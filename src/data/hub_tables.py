@@ -9,13 +9,14 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from src.data.hub_cards import CARD, brief, choose, configurations, converted_by_hub
 from src.data.text_files import listing
 from src.errors import UserError
 from src.masking import masked
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
 """Of a dataset of the Hub; a few old ones have no owner."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
-CARD = "README.md"
 KINDS = {"parquet", "arrow", "imagefolder"}
 """The library's names of what is read here. It reads much else, none of which is images."""
 PARQUET = ".parquet"
@@ -50,22 +50,6 @@ class Tables(NamedTuple):
     splits: Mapping[str, Any]
     identity: str
     revision: str | None
-
-
-Files = Mapping[str, list[str]]
-"""Patterns of the files of each split, below the dataset's folder."""
-
-
-class Configurations(NamedTuple):
-    """What a dataset's card says of its configurations.
-
-    Attributes:
-        files: of each, or None where the card does not name them.
-        default: the one that is meant where none is named, if there is such a one.
-    """
-
-    files: Mapping[str, Files | None]
-    default: str | None
 
 
 def open_tables(path: str, config: str | None, revision: str | None) -> Tables:
@@ -212,7 +196,7 @@ def _fetch(path: str, config: str | None, revision: str) -> Path:
             if CARD in names:
                 card = hf_hub_download(path, CARD, repo_type="dataset", revision=about.sha)
                 configs = configurations(Path(card))
-            _, files = _chosen(configs, config, path)
+            _, files = choose(configs, config, path)
             patterns = [*chain(*files.values())] if files else _patterns(names, path)
             return Path(
                 snapshot_download(
@@ -227,7 +211,7 @@ def _fetch(path: str, config: str | None, revision: str) -> Path:
     except GatedRepoError as error:
         raise UserError(
             f"{address} is open only to those who accepted its terms: do so there, and log in "
-            f"with `hf auth login`, or set HF_TOKEN. ({_brief(error)})"
+            f"with `hf auth login`, or set HF_TOKEN. ({brief(error)})"
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(
@@ -250,7 +234,7 @@ def _no_network(path: str, error: BaseException) -> UserError:
     return UserError(
         f"cannot fetch the dataset {path}. Where there is a network, run `python -m src.prepare "
         f"dataset=hub dataset.path={path}`, or `hf download --repo-type dataset {path} --local-dir "
-        f"FOLDER`, and set dataset.path=FOLDER here. ({_brief(error)})"
+        f"FOLDER`, and set dataset.path=FOLDER here. ({brief(error)})"
     )
 
 
@@ -269,88 +253,6 @@ def _patterns(names: Iterable[str], path: str) -> list[str]:
     )
 
 
-def configurations(card: Path) -> Configurations:
-    """Read the configurations that a dataset's card (README.md) lists.
-
-    Raises:
-        UserError: it cannot be read, or names files elsewhere.
-    """
-    from huggingface_hub import DatasetCard
-
-    try:
-        content = DatasetCard.load(card, ignore_metadata_errors=True).data.get("configs") or []
-        listed = {str(one["config_name"]): one for one in content}
-        files = {name: _files(one) for name, one in listed.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{card} lists no configurations as the Hub does: {_brief(error)}. Mend it."
-        ) from error
-    for name, patterns in files.items():
-        for one in chain(*(patterns or {}).values()):
-            if "://" in one or one.startswith(("/", "~")) or ".." in PurePosixPath(one).parts:
-                raise UserError(
-                    f"{card}: the configuration {name!r} names files elsewhere ({one}); only those "
-                    "of the dataset itself are read."
-                )
-    marked = [name for name, one in listed.items() if one.get("default") or len(listed) == 1]
-    default = marked[0] if marked else "default" if "default" in listed else None
-    return Configurations(files, default)
-
-
-def converted_by_hub(names: Sequence[str]) -> Configurations:
-    """Read the configurations off the names that the Hub gives what it made of other files.
-
-    Args:
-        names: `<configuration>/<split>/0000.parquet` and so on; if there are others, there are no
-            configurations.
-    """
-    matches = [re.fullmatch(r"([^/]+)/([^/]+)/\d{4}\.parquet", name) for name in sorted(names)]
-    files: dict[str, dict[str, list[str]]] = {}
-    for match in matches:
-        if match is None:
-            return Configurations({}, None)
-        files.setdefault(match[1], {}).setdefault(match[2], []).append(match[0])
-    default = next(iter(files)) if len(files) == 1 else "default" if "default" in files else None
-    return Configurations(files, default)
-
-
-def _files(entry: Mapping[str, Any]) -> Files | None:
-    given = entry.get("data_files")
-    if given is None:
-        return None
-    if isinstance(given, str) or all(isinstance(one, str) for one in given):
-        given = [{"split": "train", "path": given}]
-    top = f"{entry['data_dir']}/" if entry.get("data_dir") else ""
-    return {
-        str(one["split"]): [
-            top + pattern.removeprefix("./")
-            for pattern in ([one["path"]] if isinstance(one["path"], str) else one["path"])
-        ]
-        for one in given
-    }
-
-
-def _chosen(
-    configs: Configurations, given: str | None, origin: str
-) -> tuple[str | None, Files | None]:
-    """Give the name of a configuration and the patterns of its files, where the card has them.
-
-    Raises:
-        UserError: there is no such configuration, or one must be chosen.
-    """
-    names = list(configs.files)
-    if given is None and names and configs.default is None:
-        raise UserError(
-            f"{origin} has several configurations: choose one by dataset.config=... There are "
-            f"{listing(names)}."
-        )
-    if given is not None and given not in names:
-        known = f"There are {listing(names)}." if names else "It has none: leave it out."
-        raise UserError(f"{origin} has no configuration {given!r}. {known}")
-    name = configs.default if given is None else given
-    return name, None if name is None else configs.files[name]
-
-
 def _builder(folder: Path, config: str | None, origin: str) -> Any:
     """Make the library's builder of the files in `folder`."""
     if (folder / CARD).is_file():
@@ -358,7 +260,7 @@ def _builder(folder: Path, config: str | None, origin: str) -> Any:
     else:
         there = folder.rglob(f"*{PARQUET}")
         configs = converted_by_hub([path.relative_to(folder).as_posix() for path in there])
-    name, files = _chosen(configs, config, origin)
+    name, files = choose(configs, config, origin)
     with _library(origin):
         import datasets
 
@@ -458,7 +360,7 @@ def _library(origin: str, mend: str = MEND) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, OSError) and cause.errno is not None and cause.filename is not None:
             raise cause from error
-        raise UserError(f"{origin} cannot be read as a dataset: {_brief(cause)}. {mend}") from error
+        raise UserError(f"{origin} cannot be read as a dataset: {brief(cause)}. {mend}") from error
 
 
 @contextmanager
@@ -472,7 +374,3 @@ def _hushed() -> Iterator[None]:
             datasets.disable_progress_bars()
             disable_progress_bars()
         yield
-
-
-def _brief(error: BaseException) -> str:
-    return masked(" ".join(f"{type(error).__name__}: {error}".split()))[:200]

@@ -146,46 +146,44 @@ class Records:
 
 
 @dataclass(frozen=True)
-class HDF5Pixels:
-    """Rows of the dataset `key` `[N, H, W, 3]` of an HDF5 file."""
+class _InOneFile:
+    """What pixels that all lie in one file have in common."""
 
     path: Path
-    key: str
 
     @property
     def paths(self) -> Sequence[Path]:
         return (self.path,)
-
-    def read(self, row: int) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = _opened(self.path, os.getpid())[self.key][row]
-        return pixels
 
     def where(self, row: int) -> str:
         return f"{self.path}:{row}"
 
 
 @dataclass(frozen=True)
-class MatlabPixels:
-    """The array `key` `[H, W, 3, N]` of a MATLAB file, which is compressed and read as a whole."""
+class HDF5Pixels(_InOneFile):
+    """Rows of the dataset `key` `[N, H, W, 3]` of an HDF5 file."""
 
-    path: Path
     key: str
 
-    @property
-    def paths(self) -> Sequence[Path]:
-        return (self.path,)
+    def read(self, row: int) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = _opened(self.path, os.getpid())[self.key][row]
+        return pixels
+
+
+@dataclass(frozen=True)
+class MatlabPixels(_InOneFile):
+    """The array `key` `[H, W, 3, N]` of a MATLAB file, which is compressed and read as a whole."""
+
+    key: str
 
     def read(self, row: int) -> NDArray[np.uint8]:
         with _ONE_AT_A_TIME:
             whole = _decompressed(self.path, self.key)
         return np.ascontiguousarray(whole[..., row])
 
-    def where(self, row: int) -> str:
-        return f"{self.path}:{row}"
-
 
 @dataclass(frozen=True)
-class TextPixels:
+class TextPixels(_InOneFile):
     """Square grey images as decimal numbers in the lines of a text file.
 
     Attributes:
@@ -194,14 +192,9 @@ class TextPixels:
         side: of the square.
     """
 
-    path: Path
     lines: NDArray[np.int64]
     starts: NDArray[np.int64]
     side: int
-
-    @property
-    def paths(self) -> Sequence[Path]:
-        return (self.path,)
 
     def read(self, row: int) -> NDArray[np.uint8]:
         with self.path.open("rb") as file:

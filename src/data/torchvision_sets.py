@@ -7,10 +7,8 @@ class's training images, drawn by `dataset.split_seed`, is val.
 
 import csv
 import io
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +26,20 @@ from src.data.pixel_rows import (
     read_matlab,
 )
 from src.data.rows import Rows
-from src.data.text_files import listing, read_file
+from src.data.set_files import (
+    FETCH,
+    REMEDY,
+    check_labels,
+    class_folders,
+    count_records,
+    missing,
+    read_hdf5,
+    read_idx_shape,
+)
+from src.data.text_files import read_file
 from src.errors import UserError, require_integer
 
 VAL_OF_TRAIN = 0.2
-FETCH = "Run `python -m src.prepare dataset=...` to fetch it."
-REMEDY = f"Move it away. {FETCH}"
 
 
 def read_cifar(
@@ -61,13 +67,13 @@ def read_cifar(
     sources, labels = {}, {}
     for split, files in (("train", train), ("test", test)):
         paths = [Path(root, file) for file in files]
-        counts = [_records(path, size) for path in paths]
+        counts = [count_records(path, size) for path in paths]
         parts = [
             np.memmap(path, np.uint8, "r", shape=(count, size))[:, label_bytes - 1]
             for path, count in zip(paths, counts, strict=True)
         ]
         for path, part in zip(paths, parts, strict=True):
-            _check_labels(part, class_names, path)
+            check_labels(part, class_names, path)
         sources[split] = Records(paths, counts, 0, size, label_bytes, (3, 32, 32), (1, 2, 0))
         labels[split] = np.concatenate(parts)
     return _dataset(root, class_names, sources, labels, split_seed)
@@ -86,10 +92,10 @@ def read_stl10(root: str, class_names: Sequence[str], split_seed: int) -> PixelR
     sources, labels = {}, {}
     for split in ("train", "test"):
         path, of_labels = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
-        count = _records(path, size)
-        _records(of_labels, 1)
+        count = count_records(path, size)
+        count_records(of_labels, 1)
         labels[split] = np.fromfile(of_labels, np.uint8).astype(np.int64) - 1
-        _check_labels(labels[split], class_names, of_labels, first=1, count=count)
+        check_labels(labels[split], class_names, of_labels, first=1, count=count)
         # An image lies there column by column.
         sources[split] = Records([path], [count], 0, size, 0, (3, 96, 96), (2, 1, 0))
     return _dataset(root, class_names, sources, labels, split_seed)
@@ -110,11 +116,11 @@ def read_svhn(root: str, class_names: Sequence[str], split_seed: int) -> PixelRo
             shape = matlab_shapes(path).get("X", (0,))
             found = read_matlab(path, "y").reshape(-1).astype(np.int64)
         except FileNotFoundError:
-            raise _missing(path) from None
+            raise missing(path) from None
         except ValueError as error:
             raise UserError(f"the file {path} is damaged: {error}. {REMEDY}") from None
         labels[split] = np.where(found == 10, 0, found)
-        _check_labels(labels[split], class_names, path, count=shape[-1])
+        check_labels(labels[split], class_names, path, count=shape[-1])
         sources[split] = MatlabPixels(path, "X")
     return _dataset(root, class_names, sources, labels, split_seed)
 
@@ -131,10 +137,10 @@ def read_mnist(root: str, class_names: Sequence[str], split_seed: int) -> PixelR
             Path(root, f"{name}-images-idx3-ubyte"),
             Path(root, f"{name}-labels-idx1-ubyte"),
         )
-        count, height, width = _idx_shape(path, 3)
-        _idx_shape(of_labels, 1)
+        count, height, width = read_idx_shape(path, 3)
+        read_idx_shape(of_labels, 1)
         labels[split] = np.fromfile(of_labels, np.uint8, offset=8).astype(np.int64)
-        _check_labels(labels[split], class_names, of_labels, count=count)
+        check_labels(labels[split], class_names, of_labels, count=count)
         shape = (height, width)
         sources[split] = Records([path], [count], 16, height * width, 0, shape, (0, 1))
     return _dataset(root, class_names, sources, labels, split_seed)
@@ -150,7 +156,7 @@ def read_fer2013(root: str, class_names: Sequence[str], split_seed: int) -> Pixe
     """
     path = Path(root, "fer2013.csv")
     if not path.is_file():
-        raise _missing(path)
+        raise missing(path)
     split_of = {b"Training": "train", b"PublicTest": "test", b"PrivateTest": "test"}
     found: dict[str, list[tuple[int, int, int]]] = {"train": [], "test": []}
     with path.open("rb") as file:
@@ -192,11 +198,11 @@ def read_pcam(root: str, class_names: Sequence[str]) -> PixelRows:
         path, of_labels = (
             Path(root, f"camelyonpatch_level_2_split_{name}_{part}.h5") for part in "xy"
         )
-        shape, _ = _hdf5(path, "x", values=False)
+        shape, _ = read_hdf5(path, "x", values=False)
         if len(shape) != 4 or shape[3] != 3:
             raise UserError(f"{path}: x must be [N, H, W, 3], not {list(shape)}. {REMEDY}")
-        labels = _hdf5(of_labels, "y", values=True)[1].reshape(-1).astype(np.int64)
-        _check_labels(labels, class_names, of_labels, count=shape[0])
+        labels = read_hdf5(of_labels, "y", values=True)[1].reshape(-1).astype(np.int64)
+        check_labels(labels, class_names, of_labels, count=shape[0])
         sources[split] = HDF5Pixels(path, "x")
         splits[split] = Rows(split, np.arange(len(labels)), labels)
     return PixelRows(Path(root), list(class_names), splits, sources)
@@ -217,7 +223,7 @@ def read_gtsrb(root: str, class_names: Sequence[str], split_seed: int) -> ImageF
     folders = {f"{label:05d}": label for label in range(len(class_names))}
     train: list[Item] = []
     tracks: dict[tuple[int, str], int] = {}
-    for folder, files in _class_folders(top / "GTSRB/Training", ".ppm").items():
+    for folder, files in class_folders(top / "GTSRB/Training", ".ppm").items():
         if folder not in folders:
             raise UserError(
                 f"{top / 'GTSRB/Training' / folder} is none of the {len(class_names)} classes "
@@ -252,7 +258,7 @@ def read_folders(root: str, splits: Mapping[str, str], class_names: Sequence[str
         UserError: a folder is missing, or the classes are others; the message names it.
     """
     top = Path(root)
-    found = {split: _class_folders(top / name, ".jpg", ".png") for split, name in splits.items()}
+    found = {split: class_folders(top / name, ".jpg", ".png") for split, name in splits.items()}
     known = list(next(iter(found.values())))
     for split, folders in found.items():
         if list(folders) != known or len(known) != len(class_names):
@@ -288,125 +294,6 @@ def _dataset(
     splits = {"train": train.chosen(~drawn), "val": train.chosen(drawn), "test": test}
     note = f"val: {VAL_OF_TRAIN:.0%} of each class of train, dataset.split_seed={split_seed}"
     return PixelRows(Path(root), list(class_names), splits, sources, [note])
-
-
-def _missing(path: Path) -> UserError:
-    return UserError(f"the file {path} is missing. {FETCH}")
-
-
-def _records(path: Path, size: int) -> int:
-    """Count the records of a file.
-
-    Raises:
-        UserError: it is missing or empty, or its last record is not whole.
-    """
-    if not path.is_file():
-        raise _missing(path)
-    count, rest = divmod(path.stat().st_size, size)
-    if rest or not count:
-        raise UserError(
-            f"the file {path} is damaged: its {path.stat().st_size:,} bytes are not one or more "
-            f"records of {size:,} bytes. {REMEDY}"
-        )
-    return count
-
-
-def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """Read the header of a file of the IDX format that holds bytes.
-
-    Raises:
-        UserError: it is missing, of another type, or its length is not what it says.
-    """
-    if not path.is_file():
-        raise _missing(path)
-    with path.open("rb") as file:
-        header = file.read(4 + 4 * dimensions)
-    if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) != 4 + 4 * dimensions:
-        raise UserError(
-            f"the file {path} is no IDX file of bytes in {dimensions} dimensions: it begins with "
-            f"{header[:4].hex() or 'nothing'}. Unpack it if it is compressed, or fetch it again."
-        )
-    shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
-    expected = len(header) + int(np.prod(shape, dtype=object))
-    if path.stat().st_size != expected or 0 in shape:
-        raise UserError(
-            f"the file {path} is damaged: it has {path.stat().st_size:,} bytes and should have "
-            f"{expected:,}. {REMEDY}"
-        )
-    return shape
-
-
-def _hdf5(path: Path, key: str, values: bool) -> tuple[tuple[int, ...], NDArray[Any]]:
-    """Read the shape of an array of bytes in an HDF5 file and, if wanted, its values.
-
-    Raises:
-        UserError: the file is missing or damaged, or has no such array.
-    """
-    import h5py
-
-    if not path.is_file():
-        raise _missing(path)
-    try:
-        with h5py.File(path, "r", locking=False) as content:
-            found = content.get(key)
-            if not isinstance(found, h5py.Dataset) or found.dtype != np.uint8:
-                raise UserError(f"{path} has no array {key} of bytes. {REMEDY}")
-            return found.shape, found[()] if values else np.zeros(0)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not an intact HDF5 file: {reason}. {REMEDY}") from None
-
-
-def _check_labels(
-    labels: NDArray[np.integer],
-    class_names: Sequence[str],
-    path: Path,
-    first: int = 0,
-    count: int | None = None,
-) -> None:
-    """Refuse labels that are no classes, or of which there are not `count`.
-
-    Args:
-        labels: from 0.
-        class_names: the classes.
-        path: the labels' file, for messages.
-        first: the label of the first class in the file.
-        count: how many images there are; None: as many.
-
-    Raises:
-        UserError: one is not from 0 to the last class, or images and labels differ in number.
-    """
-    if count is not None and count != len(labels):
-        raise UserError(
-            f"{path} has {len(labels):,} labels, and there are {count:,} images. {REMEDY}"
-        )
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise UserError(
-            f"{path}, row {row}: the label is {int(labels[row]) + first}, and the "
-            f"{len(class_names)} classes are {first} to {len(class_names) - 1 + first}. {REMEDY}"
-        )
-
-
-def _class_folders(top: Path, *endings: str) -> dict[str, list[str]]:
-    """List the images in each folder of `top`; both sorted by name.
-
-    Raises:
-        UserError: the folder is missing, or one in it holds no image.
-    """
-    if not top.is_dir():
-        raise UserError(f"the folder {top} is missing. {FETCH}")
-    with os.scandir(top) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
-    found = {folder: _images(os.scandir(top / folder), endings) for folder in folders}
-    if empty := [str(top / folder) for folder, files in found.items() if not files]:
-        raise UserError(f"there is no image ({', '.join(endings)}) in {listing(empty)}. {REMEDY}")
-    return found
-
-
-def _images(entries: Iterable["os.DirEntry[str]"], endings: tuple[str, ...]) -> list[str]:
-    return sorted(entry.name for entry in entries if entry.name.lower().endswith(endings))
 
 
 def _gtsrb_test(top: Path, classes: int) -> list[Item]:

@@ -17,7 +17,7 @@ from src.clip.model import FrozenClip
 from src.clip.projection import DISTANCE, NEAR, RESOLUTION, ROUNDING, depth_maps
 from src.clip.weights import load_model
 from src.data.point_clouds import PointClouds
-from src.features.source import ImageFeatures
+from src.features.image_features import ImageFeatures
 
 SCALE = (2 / 3, 3 / 2)
 """How far a copy of a cloud is scaled, along each axis by itself."""
@@ -110,9 +110,8 @@ class PointCloudFeatures(ImageFeatures):
             "rounding": ROUNDING,
         }
 
-    @property
-    def _loader(self) -> Callable[[], DepthMapClip]:
-        return partial(DepthMapClip.load_for, self._architecture, self._pretrained, self.n_views)
+    def loader(self, pretrained: str | None) -> Callable[[], DepthMapClip]:
+        return partial(DepthMapClip.load_for, self.architecture, pretrained, self.n_views)
 
 
 def _bits(points: NDArray[np.float32]) -> Int32[Tensor, "p 3"]:

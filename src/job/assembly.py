@@ -30,9 +30,10 @@ from src.data.waffle import waffle_prompts
 from src.errors import UserError, require_integer
 from src.features import image_crops
 from src.features.datamodule import DRAWINGS, FeatureDataModule, Features, SupportBatches
+from src.features.image_features import ImageFeatures
 from src.features.point_clouds import PointCloudFeatures
 from src.features.precomputed import PrecomputedFeatures
-from src.features.source import FeatureSource, ImageFeatures
+from src.features.source import FeatureSource
 from src.heads.base import Head, check, check_built
 from src.heads.multi_view import MultiView
 from src.heads.support import Support

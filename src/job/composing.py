@@ -6,9 +6,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import method_yaml, validate
+from src.config import method_yaml
 from src.errors import UserError
 from src.files import CONFIG_DIR
+from src.validation import validate
 
 SELECTION = "override /selection@_global_.selection"
 """The key by which a method's YAML chooses a selection of its own."""

@@ -8,12 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import build, validate
+from src.config import build
 from src.errors import UserError
 from src.hints import without_hints
 from src.job import attention_images, shift
 from src.job.clock import Clock
 from src.results import loggers
+from src.validation import validate
 
 
 def run(cfg: DictConfig) -> float:

@@ -1,12 +1,10 @@
 """A source of features that notes what is missing from the store, in place of extracting it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,20 +13,27 @@ from torch import Tensor
 
 from src.clip.model import FrozenClip
 from src.clip.weights import WEIGHTS_NAMES
-from src.data.images import ImageDataset
+from src.data.images import Item
 from src.features.image_batches import BLACK
-from src.features.image_crops import BYTES_PER_LABEL, BYTES_PER_SHARD, BYTES_PER_VALUE
+from src.features.image_crops import (
+    BYTES_PER_LABEL,
+    BYTES_PER_SHARD,
+    BYTES_PER_VALUE,
+    ImageCrops,
+)
+from src.features.image_features import ImageFeatures
 from src.features.plan import Plan
 from src.features.point_clouds import PointCloudFeatures
-from src.features.source import ImageFeatures
 from src.quiet import quiet
 from src.store.entry import FeatureEntry, read_manifest, status
 from src.store.shards import DamageError, shard_count, shard_rows
 from src.store.store import FeatureStore
-from src.store.writer import find_pending
+from src.store.writer import EntryWriter, find_pending
 
 BYTES_PER_MANIFEST, BYTES_PER_FLOAT = 800, 4
 """Of a manifest without its lines for shards, about; and of float32, which text features have."""
+UNKNOWN = {"logit_scale": "1.0", "logit_bias": "0.0"}
+"""What stands for that which is recorded of the backbone beside text."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class PlannedEntry(FeatureEntry):
 
     label: Tensor
 
-    def _read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
         zeros = torch.zeros(stop - start, 1)
         return {name: self.label[start:stop] if name == "label" else zeros for name in names}
 
@@ -88,7 +93,7 @@ class Need:
     def extract(self) -> None:
         """Put it into the store, as the run does that asks for it first."""
         if self.plan is None:
-            getattr(self.source.made, self.key["features"][0])
+            self.source.made.encode(self.key)
         else:
             self.source.made.extract(self.key, self.plan)
 
@@ -114,7 +119,7 @@ class PlannedStore(FeatureStore):
         self.source, self.needs = source, needs
 
     def open(self, key: Mapping[str, Any]) -> FeatureEntry | None:
-        folder = self._folder(key)
+        folder = self.folder(key)
         if folder not in self.needs:
             manifest = _sound_manifest(folder)
             if manifest is None:
@@ -126,34 +131,16 @@ class PlannedStore(FeatureStore):
     def open_written(self, key: Mapping[str, Any]) -> FeatureEntry | None:
         return self.open(key)  # what another process is writing is not waited for
 
-    @contextmanager
-    def writing(
-        self,
-        key: Mapping[str, Any],
-        rows: int,
-        rows_per_shard: int,
-        made_by: Mapping[str, str] | None = None,
-    ) -> Iterator[Any]:
-        """Plan an entry of text, and say that nothing is to be written."""
-        self.plan(key, torch.zeros(rows), rows_per_shard, made_by)
-        yield SimpleNamespace(pending=[])
-
-    def plan(
-        self,
-        key: Mapping[str, Any],
-        label: Tensor,
-        rows_per_shard: int,
-        made_by: Mapping[str, str] | None = None,
-        plan: Plan | None = None,
-    ) -> None:
-        """Note an entry that would be made, with the labels of its rows."""
-        folder, rows = self._folder(key), len(label)
+    def note(self, key: Mapping[str, Any], label: Tensor, plan: Plan | None) -> None:
+        """Note an entry that would be made, with its rows' labels; one of text has no plan."""
+        folder, rows = self.folder(key), len(label)
+        rows_per_shard = rows if plan is None else plan.rows_per_shard
         pending: Sequence[int] = range(shard_count(rows, rows_per_shard))
         if folder.exists():  # an extraction that was interrupted goes on
             pending = find_pending(folder, rows, rows_per_shard)
         missing = sum(len(shard_rows(shard, rows, rows_per_shard)) for shard in pending)
         tensors = dict.fromkeys([*key["features"], *([] if plan is None else ["label"])])
-        manifest = {"key": key, "rows": rows, "tensors": tensors, "made_by": made_by or {}}
+        manifest = {"key": key, "rows": rows, "tensors": tensors, "made_by": UNKNOWN}
         entry = PlannedEntry(folder, manifest, label)
         self.needs[folder] = Need(key, entry, missing, rows_per_shard, self.source, plan)
 
@@ -163,7 +150,7 @@ class Planned(ImageFeatures):
 
     made: ImageFeatures
     """What it stands for."""
-    _store: PlannedStore
+    store: PlannedStore
 
     @classmethod
     def like(cls, source: Any, needs: dict[Path, Need]) -> "Planned":
@@ -172,42 +159,33 @@ class Planned(ImageFeatures):
         planned = kind.__new__(kind)
         vars(planned).update(vars(source))
         planned.made = source
-        planned._store = PlannedStore(source._store.root, planned, needs)
+        planned.store = PlannedStore(source.store.root, planned, needs)
         return planned
-
-    @cached_property
-    def clip(self) -> Any:
-        """What is recorded of the backbone beside text; nothing is asked to encode any."""
-        return SimpleNamespace(logit_scale=1.0, logit_bias=0.0)
 
     @property
     def prompts(self) -> list[str]:
         """Those of all classes."""
-        return [prompt for of_class in self._prompts for prompt in of_class]
-
-    @property
-    def images(self) -> ImageDataset:
-        """What opens the images."""
-        return self._dataset
+        return [prompt for of_class in self.class_prompts for prompt in of_class]
 
     @property
     def blank(self) -> Any:
         """What is encoded in place of an image that cannot be decoded; None: nothing is."""
-        return BLACK if self._skip_damaged else None
+        return BLACK if self.skip_damaged else None
 
     @property
     def root(self) -> Path:
         """The folder of the store."""
-        return self._store.root
+        return self.store.root
 
     @property
     def processes(self) -> int:
         """How many share an extraction."""
-        return len(self._devices)
+        return len(self.devices)
 
-    def trainer(self, **settings: Any) -> Trainer:
-        """Make a Trainer as an extraction has it, without a progress bar."""
-        return self._trainer(precision=self.precision, progress=False, **settings)
+    @property
+    def trainer(self) -> Callable[..., Trainer]:
+        """What makes a Trainer as an extraction has it, without a progress bar."""
+        return partial(super().trainer, progress=False)
 
     def backbone(self) -> tuple[FrozenClip, bool]:
         """Load the backbone, and say whether its weights are here.
@@ -215,14 +193,21 @@ class Planned(ImageFeatures):
         Where they would have to be fetched first, it has random ones, which are as fast.
         """
         with quiet():
-            here = self._pretrained is None or is_here(self._architecture, self._pretrained)
-            if not here:
-                self._pretrained = None
-            return self._loader(), here
+            here = self.pretrained is None or is_here(self.architecture, self.pretrained)
+            return self.loader(self.pretrained if here else None)(), here
+
+    def plan_crops(self, drawn: ImageCrops, items: Sequence[Item]) -> Plan:
+        def describe(writer: EntryWriter, kind: str) -> str:  # planned text has no true width
+            return self.made.plan_crops(drawn, items).describe(writer, kind)
+
+        return super().plan_crops(drawn, items)._replace(describe=describe)
+
+    def encode(self, key: Mapping[str, Any]) -> None:
+        self.store.note(key, torch.zeros(self.text_rows(key)), None)
 
     def extract(self, key: Mapping[str, Any], plan: Plan) -> None:
         label = torch.tensor([crop.item.label for crop in plan.crops])
-        self._store.plan(key, label, plan.rows_per_shard, plan=plan)
+        self.store.note(key, label, plan)
 
 
 class PlannedClouds(Planned, PointCloudFeatures):

@@ -18,11 +18,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from src.command_line import explain
-from src.config import build, draws_images, has_other_prompts, selection_of, validate
+from src.config import build, draws_images, has_other_prompts, selection_of
 from src.job import assembly, attention_images, calibrating, protocols, reuse, shift
 from src.job.planned import Need, Planned
 from src.job.trainer import check_trainer
 from src.methods import checkpoint
+from src.validation import validate
 
 TEXT = ("text", "raw_text", "prompt_text")
 """What a head may be given that is read from the store."""

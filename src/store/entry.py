@@ -68,13 +68,16 @@ class FeatureEntry:
         Raises:
             IndexError: the range is empty or leaves the entry.
         """
-        return self._read(self.names, start, stop)
+        return self.read(self.names, start, stop)
 
     def tensor(self, name: str) -> Shaped[Tensor, "rows ..."]:
         """Read the whole of one tensor, as `rows` does."""
-        return self._read([name], 0, len(self))[name]
+        return self.read([name], 0, len(self))[name]
 
-    def _read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
+    def read(
+        self, names: Sequence[str], start: int, stop: int
+    ) -> dict[str, Shaped[Tensor, "rows ..."]]:
+        """As `rows`, but of the tensors called `names` only."""
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"rows {start}:{stop} of an entry with {len(self)} rows")
         step = self.manifest["rows_per_shard"]

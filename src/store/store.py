@@ -43,14 +43,14 @@ class FeatureStore:
         it.
         """
         try:
-            return open_entry(self._folder(key))
+            return open_entry(self.folder(key))
         except DamageError as damage:
             logger.warning("%s; it will be made again", damage)
             return None
 
     def open_written(self, key: Mapping[str, Any]) -> FeatureEntry | None:
         """As `open`; if a process is writing the entry, wait until it has ended."""
-        folder = self._folder(key)
+        folder = self.folder(key)
         if not Path(_lock(folder).lock_file).exists():
             return None
         with _locked(folder):
@@ -81,7 +81,7 @@ class FeatureStore:
         """
         if rows < 1 or rows_per_shard < 1:
             raise ValueError(f"rows={rows} and rows_per_shard={rows_per_shard} must be positive")
-        folder = self._folder(key)
+        folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             entry = None
@@ -96,9 +96,8 @@ class FeatureStore:
                 writer = EntryWriter(folder, key, rows, rows_per_shard, about, pending, disk)
                 if not entry:
                     clean(folder, set(range(shard_count(rows, rows_per_shard))) - set(pending))
-                    if (
-                        not pending
-                    ):  # A run was interrupted between the last shard and the manifest.
+                    # A run may have been interrupted between the last shard and the manifest.
+                    if not pending:
                         writer.finish()
                 yield writer
                 writer.wait()
@@ -107,7 +106,8 @@ class FeatureStore:
         """List the folders of all entries, complete or not."""
         return sorted(path for path in self.root.glob("*/*") if path.is_dir())
 
-    def _folder(self, key: Mapping[str, Any]) -> Path:
+    def folder(self, key: Mapping[str, Any]) -> Path:
+        """Name the folder of an entry, whether it exists or not."""
         canonical = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         name = f"{_file_safe(key['split'])}-{_file_safe(key['backbone'])}-{digest}"

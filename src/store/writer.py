@@ -134,9 +134,8 @@ class EntryWriter:
             path = self.path / shard_name(index)
             if not path.exists():
                 raise RuntimeError(f"{path} was never written")
-            flush(
-                path
-            )  # The content must be on the disk before the manifest says that it is sound.
+            # The content must be on the disk before the manifest says that it is sound.
+            flush(path)
             with safe_open(path, framework="pt") as shard:
                 metadata = shard.metadata()
                 found = {name: describe(shard.get_tensor(name)) for name in shard.keys()}  # noqa: SIM118

@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 from src.clip.precision import AUTO, BFLOAT16, FLOAT32, resolve
 from src.data import digits
 from src.data.images import ImageArrays
-from src.features.source import ImageFeatures
+from src.features.image_features import ImageFeatures
 from src.store.store import FeatureStore
 
 TRAINER = partial(

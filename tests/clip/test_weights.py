@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from src.clip.model import FrozenClip
 from src.clip.preprocessing import in_words, marked, resolved
 from src.clip.weights import load_model, preprocessing_of, weights_id
-from src.config import compose, config_hash, validate
+from src.config import compose, config_hash
 from src.errors import UserError
+from src.validation import validate
 from tests.cli import calipers, refusal, result
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

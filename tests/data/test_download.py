@@ -18,6 +18,7 @@ import pytest
 
 from src.data import archive as archive_module
 from src.data import download as download_module
+from src.data import network
 from src.data.download import WORKSPACE, Download, fetch
 from src.errors import UserError
 
@@ -82,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download_module, "PAUSES_S", (0, 0))
+    monkeypatch.setattr(network, "PAUSES_S", (0, 0))
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
@@ -394,7 +395,7 @@ def test_a_missing_file_says_where_to_put_it(server, tmp_path):
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
 def test_an_unreachable_server_says_where_to_put_the_file(tmp_path, host, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download_module, "PAUSES_S", ("no pause: another attempt is pointless",))
+    monkeypatch.setattr(network, "PAUSES_S", ("no pause: another attempt is pointless",))
     url = f"https://{host}/x.json"
     with pytest.raises(UserError, match="cannot download") as raised:
         fetch(Download(url, "md5:00", "x.json"), tmp_path)

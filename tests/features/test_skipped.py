@@ -15,7 +15,7 @@ from src.data import few_shot
 from src.data.images import DamagedImageError, ImageFiles, Item
 from src.errors import UserError
 from src.features.datamodule import ChosenRows
-from src.features.source import ImageFeatures
+from src.features.image_features import ImageFeatures
 from src.heads.support import Support
 from src.store.store import FeatureStore
 

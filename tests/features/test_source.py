@@ -21,7 +21,7 @@ from src.data import few_shot
 from src.data.images import ImageArrays, Item
 from src.errors import UserError
 from src.features import precomputed
-from src.features.source import ImageFeatures
+from src.features.image_features import ImageFeatures
 from src.store.store import FeatureStore
 
 TINY = "local-dir:src/clip/tiny"

@@ -18,8 +18,8 @@ from src.errors import UserError
 from src.features import disk_space, image_crops, precomputed
 from src.features.extract import ShardWriter
 from src.features.image_crops import ImageCrops
+from src.features.image_features import ImageFeatures
 from src.features.plan import Crops
-from src.features.source import ImageFeatures
 from src.store.store import FeatureStore
 from tests.cli import calipers, jobs, refusal
 from tests.features.test_precomputed import change

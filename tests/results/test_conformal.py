@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from src.config import CHOICES
 from src.results.conformal import SCORES, calibrate, figures, kept_apart, prediction_sets
+from src.validation import CHOICES
 
 SEEDS = st.integers(0, 2**31)
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from src.data import download
+from src.data import network
 from src.errors import UserError
 from src.masking import MASK
 
@@ -145,7 +145,7 @@ class RemoteShard:
         request.add_header("Range", f"bytes={start}-{'' if end is None else end - 1}")
         if authorization:  # a server that this one sends us on to must not see it
             request.add_unredirected_header("Authorization", authorization)
-        response = urllib.request.urlopen(request, timeout=download._TIMEOUT_S)  # noqa: S310
+        response = urllib.request.urlopen(request, timeout=network.TIMEOUT_S)  # noqa: S310
         try:
             found = self._checked(response, start, status)
         except BaseException:
@@ -183,16 +183,10 @@ class RemoteShard:
         Raises:
             UserError: it failed each time, or at once in a way that will not pass.
         """
-        for pause in (*download.PAUSES_S, None):
-            try:
-                return work()
-            except download._NETWORK_ERRORS as error:
-                if isinstance(error, HTTPError):
-                    error.close()
-                if pause is None or not download._is_transient(error):
-                    raise self.failed(error) from None
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        try:
+            return network.patiently(work)
+        except network.NETWORK_ERRORS as error:
+            raise self.failed(error) from None
 
     def failed(self, error: Exception) -> UserError:
         """Say that the server failed, without what is secret in the address."""
@@ -250,7 +244,7 @@ class _Stream(io.RawIOBase):
             self._response_at = position
 
     def _take(self, size: int) -> bytes:
-        taken, pauses = bytearray(), iter(download.PAUSES_S)
+        taken, pauses = bytearray(), iter(network.PAUSES_S)
         while len(taken) < size:
             if self._response is None:
                 self._response = self._shard.stream(self._response_at, self._status)
@@ -258,12 +252,12 @@ class _Stream(io.RawIOBase):
             chunk = b""
             try:
                 chunk = self._response.read(size - len(taken))
-            except download._NETWORK_ERRORS as failure:
+            except network.NETWORK_ERRORS as failure:
                 error = failure
             if chunk:
                 taken += chunk
                 self._response_at += len(chunk)
-                pauses = iter(download.PAUSES_S)
+                pauses = iter(network.PAUSES_S)
                 continue
             self._hang_up()
             pause = next(pauses, None)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from src.data import download
+from src.data import network
 from src.data.webdataset import remote
 from src.data.webdataset.index import FOLDER
 from src.errors import UserError
@@ -14,7 +14,7 @@ from tests.data.webdataset.making import dataset, png, samples, serving, shade, 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSES_S", (0, 0))
+    monkeypatch.setattr(network, "PAUSES_S", (0, 0))
     with serving() as running:
         running.files = {
             "/test-0.tar": tar(*samples(0, 6)),
