@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from src.files import replacing
+from src.results.formats import spreadsheet
 from src.results.plots import CREATOR, STYLE, WIDTH, short
 
 FOLDER = "attention"
@@ -24,6 +26,7 @@ SIDE = 224
 DPI = 150
 ROW, REST = 1.42, 0.75
 """The height, in inches, of a class and of the headings and the scale together."""
+NUMBERS = "Numbers"
 NAME = 18
 """Letters of a class's name that the height of its row has room for."""
 
@@ -88,7 +91,8 @@ def png(image: Image.Image, maps: Sequence[ClassMap]) -> bytes:
     """Draw the image, and the attention of each class over it, one class below the other.
 
     All maps have one scale. Its middle, 1, stands for attention that is equal everywhere: red
-    positions get more, and blue positions get less.
+    positions get more, and blue positions get less. The PNG holds its numbers too, as CSV in the
+    text named `NUMBERS`.
     """
     square = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
     grids = [[_grid(one.before), _grid(one.after)] for one in maps]
@@ -125,8 +129,26 @@ def png(image: Image.Image, maps: Sequence[ClassMap]) -> bytes:
         bar.ax.ticklabel_format(useOffset=False)
         bar.ax.locator_params(nbins=5)
         drawn = BytesIO()
-        figure.savefig(drawn, format="png", metadata={"Software": CREATOR})
+        within = {"Software": CREATOR, NUMBERS: _numbers(maps)}
+        figure.savefig(drawn, format="png", metadata=within)
         return drawn.getvalue()
+
+
+def _numbers(maps: Sequence[ClassMap]) -> str:
+    """Write a line for each row of positions of each map."""
+    rows = pd.DataFrame(
+        {
+            "class": f"{one.name}{' (true)' if one.is_true else ''}",
+            "probability in %": f"{100 * one.probability:.1f}",
+            "blending": blending,
+            "row": str(row),
+            **{f"column {column}": f"{value:.3f}" for column, value in enumerate(values, 1)},
+        }
+        for one in maps
+        for blending, attention in (("before", one.before), ("after", one.after))
+        for row, values in enumerate(_grid(attention), 1)
+    )
+    return spreadsheet(rows)
 
 
 def _grid(attention: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Comparisons of methods as text: what `src.results.comparison` found, for a page and as CSV."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -8,6 +8,7 @@ import pandas as pd
 from src.results.comparison import LEVEL, Comparison, Difference, Pair, needed
 from src.results.critical_difference import friedman, nemenyi
 from src.results.formats import spreadsheet
+from src.results.marks import SIGNS_WRITTEN
 from src.results.names import shown
 
 ABOUT = (
@@ -25,20 +26,29 @@ COLUMNS = (
 
 
 class Text(NamedTuple):
-    """Texts by heading, a row each; the first column says what a row is."""
+    """A table of texts.
+
+    Attributes:
+        title: what it lists.
+        rows: texts by heading, a row each; the first column says what a row is.
+        places: what each row is about, by the filters of a page; empty if none can be filtered.
+        datasets: the headings that are datasets.
+    """
 
     title: str
     rows: list[dict[str, str]]
+    places: Sequence[Mapping[str, str]] = ()
+    datasets: Sequence[str] = ()
 
 
 def ranks(comparison: Comparison) -> Text:
     """Make the table of average ranks; without rows where a single dataset was ranked."""
+    ranked = comparison.ranks if comparison.ranked > 1 else {}
     rows = [
-        {"method": shown(label), "average rank": f"{rank:.2f}"}
-        for label, rank in comparison.ranks.items()
-        if comparison.ranked > 1
+        {"method": shown(label), "average rank": f"{rank:.2f}"} for label, rank in ranked.items()
     ]
-    return Text(f"Average ranks on {comparison.ranked} datasets", rows)
+    places = [{"method": label.rstrip(SIGNS_WRITTEN)} for label in ranked]
+    return Text(f"Average ranks on {comparison.ranked} datasets", rows, places)
 
 
 def pairs(comparison: Comparison) -> Text:
@@ -49,14 +59,19 @@ def pairs(comparison: Comparison) -> Text:
     for pair in comparison.pairs:
         row = {"methods": f"{shown(pair.first)} − {shown(pair.second)}"}
         if several:
-            row["mean"] = f"{pair.mean:+.2f}"
+            row["mean"] = signed(pair.mean)
         if tested:
             row |= {"p": _p(pair.p), "p (Holm)": _p(pair.corrected)}
         if several:
             row["won, tied, lost"] = "/".join(map(str, pair.outcomes))
         row |= {name: _difference(pair.differences.get(name)) for name in comparison.datasets}
         rows.append(row)
-    return Text(f"{len(rows)} pairs" if len(rows) > 1 else "1 pair", rows)
+    places = [
+        {"method": pair.first.rstrip(SIGNS_WRITTEN), "other": pair.second.rstrip(SIGNS_WRITTEN)}
+        for pair in comparison.pairs
+    ]
+    title = f"{len(rows)} pairs" if len(rows) > 1 else "1 pair"
+    return Text(title, rows, places, list(comparison.datasets) if several else ())
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -139,7 +154,12 @@ def _lines(pair: Pair) -> Iterator[dict[str, Any]]:
 def _difference(one: Difference | None) -> str:
     if one is None:
         return ""
-    return f"{one.mean:+.2f}" + ("" if one.interval is None else f" ± {one.interval:.2f}")
+    return signed(one.mean) + ("" if one.interval is None else f" ± {one.interval:.2f}")
+
+
+def signed(points: float) -> str:
+    """Write a difference with its sign, a minus as wide as a plus."""
+    return f"{points:+.2f}".replace("-", "−")
 
 
 def _p(value: float | None) -> str:

@@ -1,11 +1,12 @@
 """What others have measured, file by file, beside what was published."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from src.results.comparison_tables import Text
+from src.results.comparison_tables import Text, signed
 from src.results.drawn import commit
 from src.results.names import shown
 from src.results.protocols import in_words
@@ -53,7 +54,13 @@ def contributed(runs: pd.DataFrame) -> Iterator[Contributed]:
         found = [cell for cell in cells["cell"] if cell.published is not None]
         sources = dict.fromkeys(cell.source for cell in found if cell.source)
         notes = [f"published: {describe(source)}" for source in sources]
-        figures = Text(f"Measured by {file}", _without_empty(rows))
+        columns = {"dataset": "task", "method": "label", "backbone": "backbone"}
+        columns["protocol"] = "protocol"
+        places = [
+            {name: str(cell[column]) for name, column in columns.items()}
+            for _, cell in cells.iterrows()
+        ]
+        figures = Text(f"Measured by {file}", _without_empty(rows), places)
         yield Contributed(str(file), _facts(group), figures, notes)
 
 
@@ -63,7 +70,7 @@ def _figures(cell: Cell) -> dict[str, str]:
         "±": "" if cell.interval is None else f"{cell.interval:.2f}",
         "seeds": str(cell.seeds),
         "published": "" if cell.published is None else f"{cell.published:.2f}",
-        "difference": "" if cell.difference is None else f"{cell.difference:+.2f}",
+        "difference": "" if cell.difference is None else signed(cell.difference),
     }
 
 
@@ -78,7 +85,7 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     found = {
         "runs": str(len(runs)),
         "commit": _listed(map(commit, runs["git_revision"])),
-        "weights": _listed(runs["weights"].dropna()),
+        "weights": _listed(runs["weights"].dropna().map(_short)),
         "precision": _listed(runs["precision"].dropna()),
         "machine": _listed(", ".join(_texts(row[machine])) for _, row in runs.iterrows()),
         **{name.removeprefix(VERSIONS): _listed(runs[name].dropna()) for name in versions},
@@ -88,6 +95,11 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
 
 def _texts(values: pd.Series) -> list[str]:
     return [str(value) for value in values if isinstance(value, str) and value]
+
+
+def _short(weights: str) -> str:
+    """Shorten checksums to what tells files apart; the file of results has them whole."""
+    return re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]+", r"\1…", weights)
 
 
 def _listed(values: Any) -> str:

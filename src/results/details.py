@@ -142,8 +142,13 @@ def detail(run: pd.Series, answers: outcome.Outcome) -> Detail:
         title = "What the search saw, on the release's grid."
         drawings["search.svg"] = (title, surface, numbers.search(answers))
     for picture in attention_of(run["folder"]):
-        title = f"CALIP's attention over test image {picture.stem}."
-        drawings[f"attention_{picture.name}"] = (title, picture.read_bytes(), None)
+        title = (
+            f"CALIP's attention over test image {picture.stem}, of the most probable classes: red "
+            "positions get more than an equal share, blue ones less."
+        )
+        content = picture.read_bytes()
+        behind = numbers.attention(content)
+        drawings[f"attention_{picture.name}"] = (title, content, behind)
     where = list(filter(None, (run["task"], run["backbone"], in_words(protocol))))
     name = slug(*where, run["label"], f"{run['shots']}_shots")
     facts = {

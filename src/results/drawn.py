@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
         title: its caption.
         content: the SVG or the PNG.
         drawn_from: its runs; None in a `Detail`, which names them once for all its figures.
-        numbers: what it shows, as a table; None of a photograph.
+        numbers: what it shows, as a table; None of a picture whose numbers were not kept.
         place: what it is about, by the filters of a page.
     """
 

@@ -1,8 +1,13 @@
 """The numbers behind each figure of a report, as a table for those who cannot see it."""
 
+import csv
+from io import BytesIO, StringIO
+
 import numpy as np
 import pandas as pd
+from PIL import Image
 
+from src.results.attention import NUMBERS
 from src.results.comparison_tables import Text
 from src.results.formats import text
 from src.results.metrics import CALIBRATION_BINS
@@ -22,7 +27,8 @@ def accuracy_by_shots(cells: pd.DataFrame) -> Text:
         {"method": shown(label)} | {str(one): text(found.get((label, one))) for one in shots}
         for label in cells["label"].unique()
     ]
-    return Text("Accuracy in % by labelled images per class", rows)
+    places = [{"method": label} for label in cells["label"].unique()]
+    return Text("Accuracy in % by labelled images per class", rows, places)
 
 
 def class_accuracy(outcome: Outcome) -> Text:
@@ -95,3 +101,20 @@ def search(outcome: Outcome) -> Text:
         for row, column in points
     ]
     return Text(f"The best of {outcome.search.size:,} points of the grid", found)
+
+
+def attention(picture: bytes) -> Text | None:
+    """Read the numbers that `src.results.attention.png` wrote into a picture.
+
+    Returns:
+        A row for each row of positions; None if there are none, as in pictures of earlier versions.
+    """
+    try:
+        with Image.open(BytesIO(picture)) as png:
+            file = StringIO(str(png.info.get(NUMBERS, "")), newline="")
+        rows = list(csv.DictReader(file, strict=True))
+    except (OSError, SyntaxError, ValueError, csv.Error):
+        return None  # the page shows what it was given; a picture is nothing that is computed with
+    if not rows or any(None in row or None in row.values() for row in rows):
+        return None
+    return Text("Attention by row and column of the image, 1 where it is equal everywhere", rows)

@@ -255,7 +255,7 @@ def _curves(runs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
         about = {"protocol": protocol, "backbone": backbone} | (
             {} if average else {"dataset": task}
         )
-        title = f"{', '.join([task, *where])}."
+        title = f"Accuracy by shots: {', '.join([task, *where])}."
         behind = numbers.accuracy_by_shots(group)
         one = Drawn(name, title, svg, drawn_from(of), behind, about)
         drawn.insert(0 if average else len(drawn), one)

@@ -113,6 +113,8 @@ def accuracy_by_shots(
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("labelled images per class")
         axes.set_ylabel(f"{quantity} (%)")
+        lowest, highest = axes.get_ylim()
+        axes.set_ylim(max(lowest, 0), min(highest, 101))  # intervals of few seeds go beyond
         figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=2.2)
         return _svg(figure)
 

@@ -44,28 +44,64 @@
     }
   }
 
-  // Filtering: what is about another dataset, method, protocol or backbone is hidden.
+  // Filtering: what is about other datasets, methods, protocols or backbones is hidden.
   const form = document.querySelector(".filters");
   if (!form) return;
-  const selects = all("select", form);
+  const selects = () => all("select", form);
+  const several = ["dataset", "method"];
+  let chosen = new Map();
+  // A pair of methods is about both; of a single method that is chosen, all pairs are shown.
+  const other = ({ dataset }) => [...chosen].some(([name, values]) => {
+    const own = [dataset[name], name === "method" ? dataset.other : undefined]
+      .filter((value) => value !== undefined);
+    const found = own.filter((value) => values.has(value)).length;
+    return found < Math.min(own.length, values.size);
+  });
+  const gone = (elements) => elements.length > 0 && elements.every((each) => each.hidden);
+  const count = (selector, what) => {
+    const rows = all(selector).filter((row) => !row.closest("[hidden]")).length;
+    return `${rows} ${what}${rows === 1 ? "" : "s"}`;
+  };
   const apply = () => {
-    const chosen = selects.filter((select) => select.value);
-    const other = (element) => chosen.some(({ name, value }) =>
-      element.dataset[name] !== undefined && element.dataset[name] !== value);
+    chosen = new Map();
+    for (const { name, value } of selects()) {
+      if (value) chosen.set(name, (chosen.get(name) || new Set()).add(value));
+    }
     const elements = "[data-dataset], [data-method], [data-protocol], [data-backbone]";
     all(elements).forEach((element) => { element.hidden = other(element); });
     for (const board of all(".board")) {
       const columns = all("thead th[data-dataset]", board);
-      const empty = columns.some((each) => each.dataset.dataset) && columns.every((each) => each.hidden);
-      board.hidden ||= empty || all("tbody tr", board).every((row) => row.hidden);
+      board.hidden ||= gone(columns) || gone(all("tbody tr", board));
     }
-    const rows = all(".board:not([hidden]) tbody tr:not([hidden])")
-      .filter((row) => !row.closest("section[hidden]")).length;
-    form.querySelector("[role=status]").textContent =
-      chosen.length ? `${rows} row${rows === 1 ? "" : "s"} of the accuracies shown` : "";
+    for (const one of all(".compared")) one.hidden ||= gone(all("details:not(.numbers) tbody tr", one));
+    for (const one of all(".every")) one.closest("details").hidden ||= gone(all("tbody tr", one));
+    const parts = ".board, .compared, .run, :scope > .figures > figure, :scope > details";
+    for (const section of all("main > section")) {
+      section.hidden = other(section) || gone(all(parts, section));
+    }
+    for (const link of all("nav a")) link.hidden = document.querySelector(link.hash).hidden;
+    const pairs = document.querySelector(".compared")
+      ? ` and ${count(".compared details:not(.numbers) tbody tr", "pair")}` : "";
+    form.querySelector("[role=status]").textContent = chosen.size
+      ? `${count("section[data-protocol] .board tbody tr", "row")} of the accuracies${pairs} shown` : "";
   };
-  form.addEventListener("change", apply);
-  form.addEventListener("reset", () => setTimeout(apply));
+  // After a choice, one more of its kind can be made.
+  const another = (select) => {
+    const same = selects().filter((each) => each.name === select.name);
+    const left = select.options.length - 1 - same.length;
+    if (!several.includes(select.name) || same.at(-1) !== select || !select.value || left < 1) return;
+    const next = select.cloneNode(true);
+    next.removeAttribute("id");
+    next.setAttribute("aria-label", `and ${select.name}`);
+    next.options[0].textContent = "and ...";
+    next.value = "";
+    select.after(next);
+  };
+  form.addEventListener("change", (event) => { another(event.target); apply(); });
+  form.addEventListener("reset", () => setTimeout(() => {
+    all("select[aria-label]", form).forEach((each) => each.remove());
+    apply();
+  }));
   form.hidden = false;
   apply();
 })();

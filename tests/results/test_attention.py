@@ -1,8 +1,11 @@
+from io import BytesIO
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.results.attention import ClassMap, draw
+from src.results import numbers
+from src.results.attention import ClassMap, draw, png
 from src.results.plots import CREATOR
 
 RED, BLUE = 0, 2
@@ -51,3 +54,26 @@ def test_any_number_of_classes_and_positions_is_drawn_over_any_image(
             for number in range(classes)]  # fmt: skip
     pixels = drawn(tmp_path / "0.png", Image.new("RGB", size), *maps)
     assert pixels.shape == (int(150 * (0.75 + 1.42 * classes)), 690, 3)
+
+
+def test_a_picture_holds_its_numbers(tmp_path):
+    """Class names are text, whatever they are; each row of positions has a row."""
+    more = even(4)
+    more[1] += 0.25
+    names = ["=SUM(a,\n1)", "é <b>"]
+    maps = [class_map(more, even(4), name, number == 0) for number, name in enumerate(names)]
+    behind = numbers.attention(png(Image.new("RGB", (8, 8)), maps))
+    assert [tuple(row.values()) for row in behind.rows[:3]] == [
+        ("'=SUM(a,\n1) (true)", "50.0", "before", "1", "1.000", "2.000"),
+        ("'=SUM(a,\n1) (true)", "50.0", "before", "2", "1.000", "1.000"),
+        ("'=SUM(a,\n1) (true)", "50.0", "after", "1", "1.000", "1.000"),
+    ]
+    assert len(behind.rows) == 2 * 2 * 2
+    assert behind.rows[-1]["class"] == "é <b>"
+
+
+def test_a_picture_of_something_else_has_no_numbers():
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, format="png")
+    for content in (b"", b"picture", file.getvalue(), file.getvalue()[:40]):
+        assert numbers.attention(content) is None
