@@ -17,6 +17,7 @@ from src.choices import leading_comment
 from src.config import method_yaml
 from src.files import CONFIG_DIR
 from src.methods.__main__ import COLUMNS, markdown, names, row
+from src.results.names import shown
 
 METHODS_BEFORE = """\
 `python -m src.methods` prints this table. What it says of the authors is what their released code
@@ -53,7 +54,7 @@ def method_page(name: str) -> str:
     facts = list(zip(COLUMNS[1:], _rows()[name][1:], strict=True))
     rest = (module.__doc__ or "").partition("\n")[2].strip()
     out = [
-        f"# `{name}`",
+        f"# {shown(name)} (`{name}`)",
         escape(leading_comment(path)),
         fenced(f"python -m src.run method={name} dataset={_example(name)}", "bash"),
         bullets(facts),
