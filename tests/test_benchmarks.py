@@ -2,7 +2,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from benchmarks import extraction, extraction_gpu
 from benchmarks.__main__ import keep, names
 from benchmarks.side_by_side import Figure, take_turns
 
@@ -46,3 +48,40 @@ def test_figures_take_the_place_of_those_of_an_earlier_run(tmp_path):
         [["a sweep", "3 s", "", "3", ""]],
     ]
     assert all(one["machine"] and one["date"] and one["commit"] for one in record.values())
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(extraction, "MODELS", (extraction.TINY,))
+    monkeypatch.setattr(extraction, "ROUNDS", 1)
+
+
+def test_without_a_gpu_its_benchmark_says_that_it_measured_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert list(extraction_gpu.figures()) == []
+    assert "on a GPU: not measured, because there is none" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_a_gpu_measures_and_compares_on_what_it_is_given(small, monkeypatch):
+    monkeypatch.setattr(extraction_gpu, "PRECISIONS", {"bf16-true": torch.bfloat16})
+    rate, likeness = extraction_gpu.on(torch.device("cpu"), "a processor", images=10, batch=4)
+    assert rate.what.endswith(f"to features on a processor, {extraction.TINY}, bf16-true")
+    assert rate.value > 0
+    assert likeness.reached
+
+
+def test_the_stages_of_an_extraction_add_up_to_the_whole(small, tmp_path):
+    _, dataset = extraction.photographs(tmp_path)
+    clip = extraction.FrozenClip.load(extraction.TINY, None)
+    threads = torch.get_num_threads()
+    *shares, products = extraction.shares(clip, "32-true", dataset, "tiny")
+    assert torch.get_num_threads() == threads
+    assert len(shares) == 6
+    assert sum(one.value for one in shares) == pytest.approx(1)
+    assert 0 < products.value < 1
+    assert all(one.reached for one in (*shares, products))  # they are told and not judged
+
+
+def test_targets_are_stated_for_every_kind_of_unit():
+    assert all(goals.keys() == set(extraction.MODELS) for goals in extraction.TARGETS.values())
+    assert {"amx_bf16", "avx512_bf16", extraction.units("32-true")} == extraction.TARGETS.keys()

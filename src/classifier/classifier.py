@@ -158,7 +158,7 @@ class Classifier:
         data = ListedBatches(
             images,
             [Crop(item, None) for item in items],
-            self.clip.transform(None),
+            self.clip.pixels(None),
             self._blank if skip_damaged else None,
             batches,
         )

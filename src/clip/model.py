@@ -1,12 +1,13 @@
 """The frozen CLIP: its image features and its text features."""
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, PILToTensor
 
 from src.clip import text
 from src.clip.crops import AnyAugmentation, CloudAugmentation, Crop, CropTransform
@@ -69,14 +70,44 @@ class FrozenClip(nn.Module):
             raise TypeError("copies of point clouds are drawn for depth maps, not for photographs")
         return CropTransform(self.preprocess, self.image_size, augmentation)
 
+    def pixels(self, augmentation: AnyAugmentation | None) -> Callable[[Any, Crop], Tensor]:
+        """Make what `transform` makes, but of photographs the pixels alone: uint8 `[3, h, w]`.
+
+        That is a quarter of the bytes to hand from one process to another, and `encode` takes the
+        last two steps.
+
+        Raises:
+            TypeError: as `transform`.
+        """
+        transform = self.transform(augmentation)
+        if isinstance(transform, CropTransform):
+            transform = copy(transform)
+            transform.inference = _in_8_bits(transform.inference)
+            if augmentation is not None:
+                transform.augmented = _in_8_bits(transform.augmented)
+        return transform
+
+    def normalise(self, pixels: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """Take the last two steps of `preprocess`, in float32 and equal to it to the last bit."""
+        # A number in place of this tensor would be multiplied by its inverse on a GPU.
+        white = torch.full((), 255.0, dtype=torch.float32, device=pixels.device)
+        images: Tensor = self.preprocess.transforms[-1](pixels.to(torch.float32) / white)
+        return images.to(next(self.model.visual.parameters()).dtype)
+
     def encode(
         self, images: Shaped[Tensor, "n ..."], names: Collection[str]
     ) -> dict[str, Float[Tensor, "n ..."]]:
         """Compute the features that `names` lists (`src.heads.base.IMAGE_FEATURES`), by name.
 
+        Args:
+            images: what `transform` or `pixels` gives, stacked.
+            names: of the features.
+
         Raises:
             UserError: the architecture does not have one of them.
         """
+        if images.dtype == torch.uint8:
+            images = self.normalise(images)
         features: dict[str, Tensor] = {}
         if "unprojected" in names:
             weight, bias = self.projection
@@ -179,3 +210,8 @@ class FrozenClip(nn.Module):
         features = text.join(self.encode_prompts(prompts), [len(one) for one in prompts])
         text.check_distinct(features.text, prompts, self.architecture)
         return features
+
+
+def _in_8_bits(transform: Compose) -> Compose:
+    """Put the pixels in place of the last two steps, to tensor and normalisation."""
+    return Compose([*transform.transforms[:-2], PILToTensor()])

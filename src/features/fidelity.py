@@ -147,7 +147,7 @@ class TimedEncoder(Encoder):
 
     def predict_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
         start = time.perf_counter()
-        features = self.clip.encode(batch["images"], self.names)
+        features = self.features(batch["images"])
         stored = {name: tensor.to(torch.float16).cpu() for name, tensor in features.items()}
         self.rates.append(len(batch["images"]) / (time.perf_counter() - start))
         intact = batch["label"].cpu() != SKIPPED
@@ -185,7 +185,7 @@ def encode(
     data = ListedBatches(
         dataset,
         [Crop(item, None) for item in items],
-        clip.transform(None),
+        clip.pixels(None),
         BLACK if skip_damaged else None,
         [(0, range(start, min(start + batch_size, len(items)))) for start in starts],
     )

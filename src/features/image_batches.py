@@ -28,10 +28,11 @@ BLACK = Image.new("RGB", (1, 1))
 class ImageBatches(Dataset[dict[str, Any] | UserError]):
     """Decoded and preprocessed images, one batch per item.
 
-    A batch is `images` float32 `[n, 3, h, w]`, `label` int64 `[n]` and its `shard`. If an image
-    cannot be read, the item is the `UserError` that says so: if it were raised here, inside a
-    loader's worker process, the message would be hidden by the worker's traceback. Where there
-    is a `blank`, it stands for an image that cannot be decoded, whose label is `SKIPPED`.
+    A batch is `images` `[n, ...]`, as the transform makes them, `label` int64 `[n]` and its
+    `shard`. If an image cannot be read, the item is the `UserError` that says so: if it were raised
+    here, inside a loader's worker process, the message would be hidden by the worker's traceback.
+    Where there is a `blank`, it stands for an image that cannot be decoded, whose label is
+    `SKIPPED`.
 
     The image that was opened last is kept: where the crops of an image follow each other, it is
     decoded once for all of them, in as far as one process makes them.
@@ -99,6 +100,7 @@ class ListedBatches(LightningDataModule):
         # A worker takes longer to start than a few batches take to decode.
         processors = (os.cpu_count() or 1) // self.processes
         workers = min(max(1, processors), len(self.batches) // 4)
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         # joblib's processes have its own start method as default, and torch cannot use that one.
         start = multiprocessing.get_all_start_methods()[0] if workers else None
         return DataLoader(
@@ -107,6 +109,7 @@ class ListedBatches(LightningDataModule):
             num_workers=workers,
             multiprocessing_context=start,
             worker_init_fn=_hush,
+            pin_memory=on_gpu,  # Lightning then copies a batch while the one before is encoded.
         )
 
     def on_before_batch_transfer(self, batch: Any, _: int) -> Any:

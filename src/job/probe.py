@@ -100,7 +100,7 @@ class Probe:
         for need, plan in images:
             decoding, encoding = _kinds(need)
             if decoding not in self._seconds:
-                transform = clip.transform(plan.augmentation)
+                transform = clip.pixels(plan.augmentation)
                 self._seconds[decoding], look = self._time_decoding(need.source, plan, transform)
                 looks.setdefault(encoding, look)
         encoder = Encoder(clip, ())

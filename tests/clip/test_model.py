@@ -20,8 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from src.clip.crops import Augmentation, Crop
 from src.clip.model import FrozenClip
 from src.clip.weights import weights_id
+from src.data.images import Item
 from src.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -560,7 +562,8 @@ OPENAI_BACKBONES = ["rn50", "rn101", "rn50x4", "rn50x16", "vit_b32", "vit_b16", 
 @pytest.mark.parametrize("name", [*OPENAI_BACKBONES, "tiny"])
 def test_every_backbone_names_an_architecture_with_the_right_gelu(name: str) -> None:
     backbone = yaml.safe_load((ROOT / f"conf/backbone/{name}.yaml").read_text())
-    assert list(backbone) == ["name", "architecture", "pretrained", "precision", "batch_size"]
+    keys = ["name", "architecture", "pretrained", "licence", "precision", "batch_size"]
+    assert list(backbone) == keys
     assert backbone["name"] == "${backbone_name:}"
     assert backbone["precision"] == ("auto" if name in OPENAI_BACKBONES else "32-true")
     if name in OPENAI_BACKBONES:
@@ -578,3 +581,19 @@ def test_a_local_folder_that_wants_its_own_code_run_is_refused(tmp_path: Path, p
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"open_clip_config\.json wants trust_remote_code"):
         FrozenClip.load(f"local-dir:{tmp_path}/own", None)
+
+
+@pytest.mark.parametrize("crop", [None, 1])
+@pytest.mark.parametrize("size", [(40, 30), (30, 90), (32, 32), (17, 11)])
+def test_pixels_are_normalised_to_the_last_bit_of_open_clips(crop, size):
+    clip = FrozenClip.load("local-dir:src/clip/tiny", None)
+    augmentation = None if crop is None else Augmentation(2, 0.3, True)
+    images = [Image.effect_noise(size, 90 + number).convert("RGB") for number in range(3)]
+    keys = [Crop(Item(f"{number}.png", 0), crop) for number in range(3)]
+    transform, pixels = clip.transform(augmentation), clip.pixels(augmentation)
+    expected = torch.stack([transform(*each) for each in zip(images, keys, strict=True)])
+    given = torch.stack([pixels(*each) for each in zip(images, keys, strict=True)])
+    assert given.dtype == torch.uint8
+    assert torch.equal(clip.normalise(given), expected)
+    assert torch.equal(clip.encode(given, ["global"])["global"], clip.encode_image(expected))
+    assert transform(images[0], keys[0]).dtype == torch.float32  # what it gives is not changed
