@@ -156,7 +156,7 @@ def read_only(module, words, monkeypatch):
 
 def check_run(words):
     """Compose what a run, or each job of a sweep, would be."""
-    if words[0].startswith("show="):
+    if words and words[0].startswith("show="):
         assert {word.removeprefix("show=") for word in words} <= {*groups()}
         return
     # Three dots stand for what a command above them has.

@@ -47,6 +47,7 @@ def run(cfg: DictConfig, dataset: Any, others: Sequence[shift.EvalDataset], cloc
         if saved is not None:
             reuse.check(saved, cfg.dataset.name, source.origin, source.class_names)
         head = assembly.make_head(cfg, source)
+        assembly.make_method(cfg, head, len(source.class_names))  # its mistakes show at once
         support = assembly.make_support(cfg, source, head)
         method = assembly.make_method(cfg, head, len(source.class_names))
         train_on = support if saved is None else None

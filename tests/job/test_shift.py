@@ -65,7 +65,7 @@ def test_one_run_adapts_on_imagenet_and_evaluates_on_its_shifts(run):
         assert (found.dataset, found.adapted_on) == (name, "imagenet")
         assert (found.shots, found.hyperparameters) == (own.shots, own.hyperparameters)
         assert found.accuracy >= 60, "chance is 33 % or 50 %"
-        assert f" {name} " in done.stdout
+        assert f"\n{name} " in done.stdout
     assert (output / "csv/metrics.csv").read_text().count("accuracy") > 0
 
 
