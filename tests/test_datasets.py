@@ -187,7 +187,11 @@ def test_prepare_says_what_to_put_where_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "methods"), [(replica.FEW_SHOT, METHODS), (replica.SHIFTS, ZERO_SHOT)]
+    ("names", "methods"),
+    [
+        pytest.param(replica.FEW_SHOT, METHODS, marks=pytest.mark.slow),
+        (replica.SHIFTS, ZERO_SHOT),
+    ],
 )
 def test_every_dataset_runs_with_every_kind_of_method(names, methods, tmp_path):
     for name in {*names, "imagenet"}:

@@ -66,6 +66,7 @@ def test_a_killed_extraction_continues_to_the_same_features(data, undisturbed, t
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
+@pytest.mark.slow
 def test_two_processes_on_an_empty_store_extract_once(data, undisturbed, tmp_path):
     processes = []
     for name in ("one", "two"):

@@ -161,6 +161,7 @@ def test_a_sweep_that_an_earlier_version_finished_is_finished_but_for_what_it_tr
         assert one == other or one.startswith("| clip_adapter")
 
 
+@pytest.mark.slow
 def test_what_an_earlier_version_did_not_finish_is_run_and_stands_in_the_same_rows(earlier):
     chosen = [0, 6]  # one job of each method that is not trained
     removed = [jobs(earlier)[number] for number in chosen]
@@ -181,6 +182,7 @@ def test_what_an_earlier_version_did_not_finish_is_run_and_stands_in_the_same_ro
     assert methods == ["method", "---", "zero_shot", "tip_adapter", "clip_adapter"]
 
 
+@pytest.mark.slow
 def test_what_an_earlier_version_did_with_other_settings_is_run_again(earlier):
     """The earlier version gave the settings of RN50 to every backbone."""
     config = jobs(earlier)[4] / ".hydra/config.yaml"

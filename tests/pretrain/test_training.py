@@ -55,6 +55,7 @@ def test_rows_of_unused_tokens_are_exactly_zero(runs):
     assert nonzero_rows(runs[0]["token_embedding.weight"]) == used_tokens()
 
 
+@pytest.mark.slow
 def test_command_writes_a_folder_that_open_clip_loads(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(
         sys, "argv", ["pretrain", "--steps", "1", "--renderings", "1", "--out", str(tmp_path)]
