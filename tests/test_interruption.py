@@ -127,7 +127,7 @@ def kinds(tmp_path_factory):
             f"dataset.path={folder}",
             "backbone=tiny",
             "method=zero_shot",
-        ),  # fmt: skip
+        ),
     }
 
 
