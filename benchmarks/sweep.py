@@ -36,12 +36,13 @@ HYDRA = ("hydra.sweep.subdir=${hydra.job.num}", "~hydra.callbacks.sweep")
 FIRST_BATCH = """
 import os
 from src import run
-quiet = run._quiet
+from src.job import job
+without_hints = job.without_hints
 def after_imports():
-    quiet()
     from src.methods.base import Method
     Method.test_step = lambda *_: os._exit(0)
-run._quiet = after_imports
+    return without_hints()
+job.without_hints = after_imports
 run.main()
 """
 LIBRARIES = "import os, lightning, torchmetrics, wandb; os._exit(0)"
