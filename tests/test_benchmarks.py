@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import extraction, extraction_gpu
+from benchmarks import extraction, extraction_gpu, sweep
 from benchmarks.__main__ import keep, names
 from benchmarks.side_by_side import Figure, take_turns
 
@@ -85,3 +85,10 @@ def test_the_stages_of_an_extraction_add_up_to_the_whole(small, tmp_path):
 def test_targets_are_stated_for_every_kind_of_unit():
     assert all(goals.keys() == set(extraction.MODELS) for goals in extraction.TARGETS.values())
     assert {"amx_bf16", "avx512_bf16", extraction.units("32-true")} == extraction.TARGETS.keys()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_sweep_still_fits_the_code_that_it_measures(tmp_path):
+    assert sweep.until_first_batch(tmp_path) > 0
+    assert sweep.empty(tmp_path, sweep.ONE) > 0
+    assert min(sweep.ours(tmp_path, sweep.ONE)) > 0
