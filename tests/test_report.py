@@ -11,7 +11,7 @@ import pytest
 from src.results import formats
 from src.results.outcome import Outcome
 from src.results.record import Result
-from src.results.summary import Table
+from src.results.summary_tables import Table
 from tests.cli import ROOT, calipers, jobs, refused, run
 from tests.results.test_formats import FULL, NASTY, PLAIN
 from tests.results.test_record import RESULT

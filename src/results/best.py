@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from src.results.comparison import DECIMALS, NOT_COMPARED, paired
-from src.results.summary import Cell, Table, half_width
+from src.results.summary import Cell, half_width
+from src.results.summary_tables import Table
 
 NOTE = (
     "Bold: the highest of a column, and what does not differ from it, by the 95 % interval of the "

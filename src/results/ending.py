@@ -20,7 +20,7 @@ def present(folder: Path, files: Sequence[Path]) -> Path:
     Returns:
         The report's page.
     """
-    from src.results import formats, frame, page, summary, table
+    from src.results import formats, frame, page, summary, summary_tables, table
 
     runs = frame.load([folder]).frame
     if len(files) <= MOST:
@@ -30,7 +30,7 @@ def present(folder: Path, files: Sequence[Path]) -> Path:
         table.show(results, f"all runs in {folder}", shown)
     cells = summary.summarise(runs)
     if len(cells) < len(files) or (runs["protocol"] != ALL_CLASSES).any():
-        formats.show(summary.by_shots(cells))
+        formats.show(summary_tables.by_shots(cells))
     written = page.write_report([folder], folder / page.FOLDER)
     print(f"report in {written}")
     return written

@@ -14,7 +14,8 @@ from src.results import best, names
 from src.results.marks import explanations
 from src.results.protocols import reading
 from src.results.published import describe
-from src.results.summary import AVERAGE, PLACE, Cell, Table
+from src.results.summary import AVERAGE, PLACE, Cell
+from src.results.summary_tables import Table
 from src.terminal import print_rows
 
 SPREAD = "± is half the 95 % interval of the mean over seeds (Student's t)."

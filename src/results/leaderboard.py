@@ -8,7 +8,8 @@ import pandas as pd
 from src.results import best, comparison, formats
 from src.results.marks import SIGNS_WRITTEN
 from src.results.names import shown
-from src.results.summary import AVERAGE, Cell, Table
+from src.results.summary import AVERAGE, Cell
+from src.results.summary_tables import Table
 
 RANKED = (
     "Average ranks are over {} datasets, 1 is the best; methods without one are not compared with "

@@ -20,6 +20,7 @@ from src.results import (
     leaderboard,
     numbers,
     summary,
+    summary_tables,
 )
 from src.results.details import score
 from src.results.drawn import Drawn, commit, drawn_from, number, slug
@@ -59,7 +60,7 @@ class Part(NamedTuple):
     heading: str
     about: str
     protocol: str
-    tables: list[summary.Table]
+    tables: list[summary_tables.Table]
     boards: list[leaderboard.Board]
     notes: list[str]
     runs: list[dict[str, str]]
@@ -191,7 +192,7 @@ def _part(
     cells: pd.DataFrame,
     comparisons: Sequence[comparison.Comparison],
 ) -> Part:
-    tables = [*summary.by_dataset(cells), *summary.by_shots(cells)]
+    tables = [*summary_tables.by_dataset(cells), *summary_tables.by_shots(cells)]
     source = None if cells.empty else cells["cell"].iloc[0].source  # one for all of them
     read = reading(protocol)
     return Part(

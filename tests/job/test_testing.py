@@ -29,7 +29,7 @@ from src.job import testing
 from src.job.assembly import check_method
 from src.job.recording import zero_shot_accuracy
 from src.methods.base import Method
-from src.results import formats, frame, summary
+from src.results import formats, frame, summary, summary_tables
 from src.results.outcome import Outcome
 from src.results.record import Result
 from tests.cli import calipers, jobs, result
@@ -234,7 +234,9 @@ def test_seeds_of_a_stream_are_runs_of_their_own(tmp_path, features):
     assert cells["transclip"].seeds == cells["zero_shot"].seeds == 1
     assert str(cells["transclip"]).endswith(f"[{cells['zero_shot'].mean:.2f}]")
     assert cells["zero_shot"].zero_shot is None
-    text = formats.markdown(summary.by_shots(summary.summarise(frame.load([tmp_path]).frame)))
+    text = formats.markdown(
+        summary_tables.by_shots(summary.summarise(frame.load([tmp_path]).frame))
+    )
     assert "zero-shot CLIP with the same prompts on the same images" in text
 
 

@@ -2,7 +2,8 @@ import pytest
 
 from src.results import formats
 from src.results.best import best, of_table
-from src.results.summary import ANY, Table
+from src.results.summary import ANY
+from src.results.summary_tables import Table
 from tests.results.test_formats import PLAIN
 
 

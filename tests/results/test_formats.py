@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from src.results import formats, names
-from src.results.summary import PLACE, Cell, Table
+from src.results.summary import PLACE, Cell
+from src.results.summary_tables import Table
 
 
 @pytest.fixture(autouse=True)

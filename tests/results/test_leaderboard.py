@@ -1,4 +1,4 @@
-from src.results import comparison, frame, leaderboard, summary
+from src.results import comparison, frame, leaderboard, summary, summary_tables
 from tests.results.test_record import made_up
 
 
@@ -16,7 +16,7 @@ def test_a_board_is_about_its_datasets_or_about_one(tmp_path):
         made_up(dataset=dataset, adapted_on=dataset, shots=shots).write(tmp_path / str(number))
     runs = frame.load([tmp_path]).frame
     cells = summary.summarise(runs)
-    tables = [*summary.by_dataset(cells), *summary.by_shots(cells)]
+    tables = [*summary_tables.by_dataset(cells), *summary_tables.by_shots(cells)]
     boards = leaderboard.boards(tables, comparison.compare(runs))
     assert [board.dataset for board in boards] == ["", "average of 2 datasets", "a", "b"]
     assert boards[0].columns == [("average of 2 datasets", ""), ("a", "a"), ("b", "b")]
@@ -29,6 +29,6 @@ def test_on_other_datasets_a_column_is_about_what_was_tested(tmp_path):
             dataset=dataset, adapted_on="imagenet", protocol="cross_dataset", shots=4
         ).write(tmp_path / str(number))  # fmt: skip
     runs = frame.load([tmp_path]).frame
-    (table,) = summary.by_shots(summary.summarise(runs))
+    (table,) = summary_tables.by_shots(summary.summarise(runs))
     (board,) = leaderboard.boards([table], comparison.compare(runs))
     assert board.columns[1:] == [("a", "imagenet → a"), ("b", "imagenet → b")]

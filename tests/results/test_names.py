@@ -1,7 +1,7 @@
 import pytest
 
 from src.results import formats, names
-from src.results.summary import Table
+from src.results.summary_tables import Table
 from tests.results.test_formats import PLAIN
 
 ABOUT = {"tip_adapter_f": {"title": "Tip-Adapter-F", "cite": "zhang2022tip"}, "calip": {}}

@@ -10,14 +10,8 @@ from scipy import integrate
 
 from src.results import formats
 from src.results.frame import load
-from src.results.summary import (
-    by_dataset,
-    by_shots,
-    compared,
-    half_width,
-    once_per_seed,
-    summarise,
-)
+from src.results.summary import compared, half_width, once_per_seed, summarise
+from src.results.summary_tables import by_dataset, by_shots
 from tests.results.test_record import made_up
 
 
