@@ -6,11 +6,13 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
@@ -37,24 +39,54 @@ def start(module: str, *arguments: object, **environment: str) -> subprocess.Pop
     )
 
 
-def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+class Forked:
+    """`python -m module arguments` in the project's root, as a fork of the server process.
+
+    It can be waited for and killed as `start`'s process can, which takes longer to start. What is
+    read from the environment when a library is imported is not what is given here.
+    """
+
+    def __init__(self, module: str, *arguments: object, **environment: str) -> None:
+        self.args = [module, *map(str, arguments)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("output", "errors")]
+        self._process = FORKS.Process(
+            target=_be_command,
+            args=(module, self.args[1:], ENVIRONMENT | environment, self._streams),
+        )
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, sent: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # It has ended.
+            os.kill(self.pid, sent)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait, for so many seconds at most; return what was written to both streams."""
+        self._process.join(timeout)
+        self._process.kill()  # It may hang.
+        self._process.join()
+        output, errors = (stream.read_text() for stream in self._streams)
+        self._folder.cleanup()
+        return output, errors
+
+
+def finish(process: subprocess.Popen[str] | Forked) -> subprocess.CompletedProcess[str]:
+    """Wait until a command ends."""
     output, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def run(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m module arguments` in the project's root and wait until it ends."""
-    words = [str(argument) for argument in arguments]
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("output", "errors")]
-        process = FORKS.Process(
-            target=_be_command, args=(module, words, ENVIRONMENT | environment, streams)
-        )
-        process.start()
-        process.join(timeout=300)
-        process.kill()  # It may hang.
-        output, errors = (stream.read_text() for stream in streams)
-    return subprocess.CompletedProcess([module, *words], process.exitcode, output, errors)
+    return finish(Forked(module, *arguments, **environment))
 
 
 def _be_command(
@@ -70,7 +102,10 @@ def _be_command(
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # Multiprocessing does not run these functions.
+        # Python ends in this order; multiprocessing waits for joblib's processes before it ends its
+        # threads, and calls none of these functions.
+        threading._shutdown()
+        atexit._run_exitfuncs()
 
 
 def calipers(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

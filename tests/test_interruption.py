@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import replica
-from tests.cli import ENVIRONMENT, ROOT, below, calipers, finish, result, start
+from tests.cli import ENVIRONMENT, ROOT, Forked, below, calipers, finish, result
 from tests.data.webdataset.making import shards as shards_of_images
 from tests.replica.photographs import photograph
 
@@ -51,7 +51,7 @@ def same_features(folder, other):
 
 
 def test_a_killed_extraction_continues_to_the_same_features(data, undisturbed, tmp_path):
-    process = start("src.run", *below(tmp_path), *ARGUMENTS, f"paths.data={data}")
+    process = Forked("src.run", *below(tmp_path), *ARGUMENTS, f"paths.data={data}")
     while len(shards(tmp_path)) < 3:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.005)
@@ -74,7 +74,7 @@ def test_two_processes_on_an_empty_store_extract_once(data, undisturbed, tmp_pat
         folder.mkdir()
         (folder / "features").symlink_to(tmp_path / "features")
         (tmp_path / "features").mkdir(exist_ok=True)
-        processes.append(start("src.run", *below(folder), *ARGUMENTS, f"paths.data={data}"))
+        processes.append(Forked("src.run", *below(folder), *ARGUMENTS, f"paths.data={data}"))
     ended = [finish(process) for process in processes]
     assert [done.returncode for done in ended] == [0, 0], [done.stderr for done in ended]
     assert sum("extracting dtd/test" in done.stdout for done in ended) == 1
@@ -116,25 +116,26 @@ def test_fewer_batches_than_processes_leave_none_without_work(tmp_path):
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
-    """Name a run on each kind of dataset: arrays, drawn letters, and rows of shards."""
+    """Name a run on each kind of dataset, in uneven batches: arrays, drawn letters, and shards."""
     folder = tmp_path_factory.mktemp("shards")
     shards_of_images(folder / "test", 7, 8)
     return {
-        "digits": ("dataset=digits", "method=tip_adapter", "shots=2", "selection=fixed"),
-        "letters": ("dataset=letters", "method=zero_shot"),
-        "webdataset": (
-            "dataset=webdataset",
-            f"dataset.path={folder}",
-            "backbone=tiny",
-            "method=zero_shot",
+        "digits": (
+            "dataset=digits", "method=tip_adapter", "shots=2", "selection=fixed",
+            "backbone.batch_size=50",
         ),
-    }
+        "letters": ("dataset=letters", "method=zero_shot", "backbone.batch_size=100"),
+        "webdataset": (
+            "dataset=webdataset", f"dataset.path={folder}", "backbone=tiny", "method=zero_shot",
+            "backbone.batch_size=5",
+        ),
+    }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "letters", "webdataset"])
 def test_each_kind_of_dataset_is_shared_out_alike(kinds, tmp_path, kind):
-    own = (*kinds[kind], "logger=none", "backbone.batch_size=5")
+    own = (*kinds[kind], "logger=none")
     found = []
     for count in (1, 2, 3):
         folder = tmp_path / str(count)
@@ -161,7 +162,7 @@ def children(process):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_all_and_the_next_start_goes_on(data, undisturbed, tmp_path):
-    process = start("src.run", *below(tmp_path), *ARGUMENTS, *ranks(2), f"paths.data={data}")
+    process = Forked("src.run", *below(tmp_path), *ARGUMENTS, *ranks(2), f"paths.data={data}")
     while len(shards(tmp_path)) < 3:
         assert process.poll() is None, "the run ended before it could be disturbed"
         time.sleep(0.005)
@@ -234,7 +235,7 @@ def end(process, sent):
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")], ids=["run", "sweep"])
 def test_a_signal_during_extraction_keeps_what_is_whole(data, undisturbed, tmp_path, sent, sweep):
     arguments = (*sweep[:1], *below(tmp_path), *ARGUMENTS, *sweep[1:], f"paths.data={data}")
-    process = start("src.run", *arguments)
+    process = Forked("src.run", *arguments)
     while len(shards(tmp_path)) < 3:
         assert process.poll() is None, "the run ended before it was sent a signal"
         time.sleep(0.005)
@@ -248,7 +249,7 @@ def test_a_signal_during_extraction_keeps_what_is_whole(data, undisturbed, tmp_p
 
 @pytest.mark.parametrize("sent", ENDED, ids=lambda sent: sent.name)
 def test_a_signal_during_a_fit_ends_with_its_code_and_no_result(tmp_path, sent):
-    process = start(
+    process = Forked(
         "src.run", *below(tmp_path), "method=clip_adapter", "shots=1", "logger=csv",
         "method.training.epochs=100000", "method.support.crops=1",
     )  # fmt: skip

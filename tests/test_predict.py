@@ -30,7 +30,7 @@ from src.results.conformal import prediction_sets
 from src.results.outcome import Outcome
 from src.typed import read
 from tests import replica
-from tests.cli import ENVIRONMENT, FORKS, ROOT, _be_command, calipers, finish, refused, run, start
+from tests.cli import ENVIRONMENT, ROOT, Forked, calipers, finish, refused, run
 from tests.test_classifier import alter
 from tests.test_full_disk import SIZE_KB, small_disk
 
@@ -262,19 +262,13 @@ def test_killed_twice_it_ends_as_if_undisturbed(model, flat, tmp_path):
     typed += ["top=2", "features=true"]
     answered(*typed, f"output={tmp_path}/whole.jsonl")
     rest = tmp_path / "killed.jsonl.part"
-    streams = [tmp_path / "output", tmp_path / "errors"]
     for least in (20, 200):
-        words = [*typed, f"output={tmp_path}/killed.jsonl"]
-        process = FORKS.Process(
-            target=_be_command, args=("src.predict", words, ENVIRONMENT, streams)
-        )
-        process.start()
+        process = Forked("src.predict", *typed, f"output={tmp_path}/killed.jsonl")
         while not rest.exists() or rest.read_text().count("\n") < least:
-            assert process.is_alive(), "it ended before it could be killed"
+            assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.002)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        process.send_signal(signal.SIGKILL)
+        assert finish(process).returncode == -signal.SIGKILL
     told = answered(*typed, f"output={tmp_path}/killed.jsonl")
     assert "of 480 images were classified before" in told
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -592,13 +586,13 @@ def test_memory_does_not_grow_with_the_images_nor_do_kills_change_the_answers(
     typed = [*typed, f"images={twenty_thousand}/5000.txt", f"output={tmp_path}/killed.parquet"]
     rest = tmp_path / "killed.parquet.part"
     for least in (1e5, 7e5):
-        process = start("src.predict", *typed)
+        process = Forked("src.predict", *typed)
         while not rest.exists() or rest.stat().st_size < least:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         finish(process)
-    done = finish(start("src.predict", *typed))
+    done = run("src.predict", *typed)
     assert done.returncode == 0, done.stderr
     assert "of 5,000 images were classified before" in done.stdout
     killed, whole = (tmp_path / f"{name}.parquet" for name in ("killed", "5000"))

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from src.job import launching, order
 from src.job.order import Extraction
 from tests import cli, replica
-from tests.cli import below, calipers, finish, refused, start
+from tests.cli import calipers, refused
 
 
 def launched(monkeypatch, jobs, finished=()):
@@ -174,7 +174,7 @@ def test_what_fails_before_the_jobs_is_told_by_the_job_that_needs_it(tmp_path):
 def test_joblib_extracts_everything_once_and_first_and_no_job_waits(tmp_path):
     sweep = ("-m", "method=zero_shot,gda,calip", "shots=1,2", "logger=none")
     two = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    done = finish(start("src.run", *sweep, *below(tmp_path), *two))
+    done = calipers(tmp_path, *sweep, *two)
     assert done.returncode == 0, done.stderr
     before, _, jobs = done.stdout.partition("[1/6]")
     extracted = re.findall(r"extracting digits/(\w+): \d+ images", before)
