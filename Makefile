@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# Each process has a run of neighbours, which share what they need, until another one is idle.
+SIDE_BY_SIDE := -n 2 --dist worksteal
 
 .PHONY: demo test test-slow bench docs check format lock clean
 
@@ -9,10 +11,10 @@ demo: $(BIN)/ready ## zero-shot CLIP and CALIP on handwritten digits, offline
 	$(BIN)/python -m src.run +experiment=demo
 
 test: $(BIN)/ready ## all tests but the slow ones
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+	$(ONE_THREAD) $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(BIN)/ready ## every recipe in miniature, the launchers, a training
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow
+	$(ONE_THREAD) $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 # A missed target still gets into the manual.
 bench: $(BIN)/ready ## every benchmark beside a plain implementation; the manual's page on speed
