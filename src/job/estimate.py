@@ -93,7 +93,7 @@ def _print(probe: Probe) -> None:
         lines.append(f"to store: about {decimal(needed)} in {store}, whose disk has {free} free")
     if seconds := sum(map(probe.seconds, probe.needs)):
         lines.append(
-            f"time to extract: about {_duration(seconds)} on this machine, by a probe of "
+            f"time to extract: about {_duration(max(seconds, 1))} on this machine, by a probe of "
             f"{SECONDS:.0f} seconds"
         )
     lines += [
